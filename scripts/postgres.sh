@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# A real PostgreSQL server with pgvector on a Debian host, without touching the host's packages or libc.
+#   postgres.sh [start]   install if missing, start if stopped, print the URL (last line of stdout)
+#   start-postgres.sh stop | status | url | install | reset (stop + delete the data) | psql [args]
+# Environment: PGV_PG=17 (Debian trixie, default) or 18 (Debian forky); PGV_HOME=folder; PGV_PORT=port
+set -euo pipefail
+PGV_PG=${PGV_PG:-17}
+case $PGV_PG in 17) suite=trixie ;; 18) suite=forky ;; *) echo "PGV_PG must be 17 or 18" >&2; exit 2 ;; esac
+home=${PGV_HOME:-/var/tmp/pgv-$(id -u)}/$PGV_PG
+root=$home/root bin=$home/root/usr/lib/postgresql/$PGV_PG/bin data=$home/data
+if [ "$(id -u)" = 0 ]; then
+  owner=postgres; id -u postgres >/dev/null 2>&1 || owner=nobody
+  as() { setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups -- "$@"; }
+else
+  owner=$(id -un); as() { "$@"; }
+fi
+
+install_server() {
+  [ -e "$home/.installed" ] && return
+  # the Debian mirror and the signing key that this host already uses
+  local codename mirror key=/usr/share/keyrings/debian-archive-keyring.gpg apt=() w=$home/apt
+  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  mirror=$(apt-get update --print-uris | sed -n "s#^'\(.*\)/dists/$codename/InRelease'.*#\1#p" | head -n1)
+  [ -n "$mirror" ] || { echo "no '$codename' entry in this host's apt sources" >&2; exit 1; }
+  rm -rf "$root" "$w"; mkdir -p "$root" "$w"/{lists/partial,cache/archives/partial,parts,debs}; : >"$w/status"
+  echo "deb [signed-by=$key] $mirror $suite main" >"$w/sources.list"
+  apt=(-qq -o Dir::Etc::sourcelist="$w/sources.list" -o Dir::Etc::sourceparts="$w/parts" -o Dir::State="$w"
+    -o Dir::State::lists="$w/lists" -o Dir::State::status="$w/status" -o Dir::Cache="$w/cache"
+    -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3)
+  apt-get "${apt[@]}" update >&2
+  # the whole dependency closure (its own libc included), less what a bare server never loads
+  apt-get "${apt[@]}" install -y --no-install-recommends --print-uris "postgresql-$PGV_PG-pgvector" |
+    sed -n "s/^'[^']*' \([^_]*\)_.*/\1/p" |
+    grep -vxE 'perl|perl-.*|libperl.*|lib.*-perl|libllvm.*|libz3-.*|locales|libc-l10n|debconf|openssl|openssl-.*|adduser|passwd|procps|ucf|netbase|sensible-utils|gcc-.*-base|postgresql-common.*|postgresql-.*-jit' >"$w/packages"
+  (cd "$w/debs" && xargs -a "$w/packages" apt-get "${apt[@]}" download >&2)
+  for deb in "$w"/debs/*.deb; do dpkg -x "$deb" "$root"; done
+  # each program runs through the loader and libraries it was built for
+  local ld; ld=$(echo "$root"/usr/lib/*-linux-gnu/ld-linux*.so.*)
+  mv "$bin" "$bin.real"; mkdir "$bin"
+  for program in "$bin.real"/*; do
+    printf '#!/bin/sh\nexec "%s" --inhibit-cache --library-path "%s" --argv0 "%s" "%s" "$@"\n' \
+      "$ld" "${ld%/*}" "$bin/${program##*/}" "$program" >"$bin/${program##*/}"
+  done
+  chmod -R a+rX "$home"; chmod a+x "$bin"/*
+  "$bin/postgres" -V >&2
+  rm -rf "$w"; touch "$home/.installed"
+}
+running() { [ -e "$data/postmaster.pid" ] && as "$bin/pg_ctl" -D "$data" status >/dev/null 2>&1; }
+url() { echo "postgres://postgres:$(cat "$home/password")@127.0.0.1:$(sed -n 4p "$data/postmaster.pid")/postgres"; }
+free_port() {
+  local p; for p in $(shuf -i 50000-59999 -n 50); do
+    (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
+  done; echo "no free port" >&2; return 1
+}
+start() {
+  install_server
+  if ! running; then
+    if [ ! -e "$data/PG_VERSION" ]; then
+      rm -rf "$data"; mkdir -p "$data"; chmod 700 "$data"
+      (umask 077; od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$home/password")
+      [ "$(id -u)" != 0 ] || chown "$owner" "$data" "$home/password"
+      as "$bin/initdb" -D "$data" -U postgres -A scram-sha-256 --pwfile="$home/password" -E UTF8 \
+        --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --no-sync >&2
+      # a throw-away server for development and tests: durability is off
+      cat >>"$data/postgresql.conf" <<CONF
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+shared_preload_libraries = 'pg_stat_statements'
+max_connections = 200
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+jit = off
+timezone = 'UTC'
+CONF
+    fi
+    as "$bin/pg_ctl" -D "$data" -l "$data/server.log" -o "-p ${PGV_PORT:-$(free_port)}" -w start >&2 || { tail -20 "$data/server.log" >&2; exit 1; }
+  fi
+  url
+}
+stop() { if running; then as "$bin/pg_ctl" -D "$data" -m fast -w stop >&2; fi; }
+mkdir -p "$home"
+command=${1:-start}; [ $# = 0 ] || shift
+case $command in
+  start) exec 9>"$home/.lock"; flock 9; start 9>&- ;;
+  install) exec 9>"$home/.lock"; flock 9; install_server ;;
+  stop) stop ;;
+  status) if running; then echo running; else echo stopped; exit 3; fi ;;
+  url) if running; then url; else echo "not running" >&2; exit 3; fi ;;
+  reset) stop; rm -rf "$data" ;;
+  psql) exec "$bin/psql" "$(url)" "$@" ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,18 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    globalSetup: ['test/support/setup.ts'],
+    // To open a PGlite and migrate it takes seconds, more while the other core is busy.
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+    maxWorkers: 2,
+  },
+  resolve: {
+    alias: {
+      'plinth/testing': new URL('./src/testing/index.ts', import.meta.url).pathname,
+      plinth: new URL('./src/index.ts', import.meta.url).pathname,
+    },
+  },
+})
