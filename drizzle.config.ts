@@ -1,0 +1,18 @@
+import { defineConfig } from 'drizzle-kit'
+import { openPglite, pgdata } from './src/database.ts'
+
+const url = process.env.DATABASE_URL
+// Only these open a database; `generate` must not make one.
+const connects = ['migrate', 'push', 'pull', 'studio'].includes(process.argv[2] ?? '')
+
+const shared = {
+  dialect: 'postgresql',
+  schema: './src/schema/index.ts',
+  out: './drizzle',
+} as const
+
+export default url
+  ? defineConfig({ ...shared, dbCredentials: { url } })
+  : connects
+    ? defineConfig({ ...shared, driver: 'pglite', client: await openPglite({ dataDir: pgdata() }) })
+    : defineConfig(shared)

@@ -1,0 +1,192 @@
+import { sql } from 'drizzle-orm'
+import {
+  bigint,
+  check,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  pgSchema,
+  primaryKey,
+  text,
+  uniqueIndex,
+  uuid,
+} from 'drizzle-orm/pg-core'
+import { id, instant, organizationId, timestamps } from './columns.ts'
+import { organizations } from './identity.ts'
+import {
+  managedCall,
+  managedComment,
+  managedConstraint,
+  managedExtension,
+  managedGrant,
+  managedPartitioning,
+} from './managed.ts'
+import { log, tenantPolicies } from './policies.ts'
+
+export const costs = pgSchema('costs')
+
+/** What is counted and priced. `input` is what is left of the input after the cached tokens. */
+export const priceUnit = costs.enum('price_unit', [
+  'input',
+  'output',
+  'cache_read',
+  'cache_write',
+  'reasoning',
+  'embedding',
+  'image',
+  'audio_second',
+  'request',
+])
+
+export const usageStatus = costs.enum('usage_status', ['priced', 'unpriced', 'estimated'])
+
+/**
+ * What a unit of a model costs, in a stretch of time. Tiers are by the size of a request's input: all
+ * its units cost what the highest tier says that begins below that size. Never two at once.
+ */
+export const modelPrices = costs.table(
+  'model_prices',
+  {
+    id: id(),
+
+    provider: text('provider').notNull(),
+    model: text('model').notNull(),
+    unit: priceUnit('unit').notNull(),
+    /** Input tokens of a request, above which it applies; 0 is the base. */
+    tierFrom: bigint('tier_from', { mode: 'number' }).notNull().default(0),
+    /** Nano-dollars per million units, since many prices are no whole nano-dollars per unit. */
+    nanosPerMillion: bigint('nanos_per_million', { mode: 'bigint' }).notNull(),
+    /** Where the price is from, such as `genai-prices` or `manual`. */
+    source: text('source').notNull().default('manual'),
+
+    validFrom: instant('valid_from').notNull(),
+    /** Exclusive; null: until further notice. */
+    validTo: instant('valid_to'),
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({ name: 'model_prices_pkey', columns: [t.id] }),
+    // Also the prices of a model, which the exclusion constraint's index is no help to.
+    uniqueIndex('model_prices_model_key').on(t.provider, t.model, t.unit, t.tierFrom, t.validFrom),
+    check('model_prices_nanos_per_million_check', sql`${t.nanosPerMillion} >= 0`),
+    check('model_prices_tier_from_check', sql`${t.tierFrom} >= 0`),
+    check('model_prices_valid_to_check', sql`${t.validTo} > ${t.validFrom}`),
+  ],
+)
+
+const count = (name: string) => bigint(name, { mode: 'number' }).notNull().default(0)
+
+/** A call to a model and what it cost: a ledger, so a line is never changed. */
+export const usageEvents = costs.table.withRLS(
+  'usage_events',
+  {
+    organizationId: organizationId(),
+    id: id(),
+    userId: uuid('user_id'),
+    projectId: uuid('project_id'),
+    runId: uuid('run_id'),
+
+    provider: text('provider').notNull(),
+    model: text('model').notNull(),
+    endpoint: text('endpoint'),
+    operation: text('operation').notNull(),
+    status: usageStatus('status').notNull(),
+    idempotencyKey: text('idempotency_key'),
+    metadata: jsonb('metadata').$type<Record<string, unknown>>().notNull().default({}),
+    /** Every token of the input, the cached ones among them. */
+    inputTokens: count('input_tokens'),
+    /** Every token of the output, those of reasoning among them. */
+    outputTokens: count('output_tokens'),
+    cacheReadTokens: count('cache_read_tokens'),
+    cacheWriteTokens: count('cache_write_tokens'),
+    reasoningTokens: count('reasoning_tokens'),
+    embeddingTokens: count('embedding_tokens'),
+    images: count('images'),
+    audioSeconds: count('audio_seconds'),
+    requests: bigint('requests', { mode: 'number' }).notNull().default(1),
+    /** Frozen when recorded; null: no price was known. */
+    costNanos: bigint('cost_nanos', { mode: 'bigint' }),
+    /** The prices it was computed from. */
+    priceIds: uuid('price_ids').array().notNull().default([]),
+    latencyMs: integer('latency_ms'),
+
+    occurredAt: instant('occurred_at').notNull().defaultNow(),
+  },
+  (t) => [
+    // Also spend of a stretch of time, and listUsage, read backwards for newest first.
+    primaryKey({ name: 'usage_events_pkey', columns: [t.organizationId, t.occurredAt, t.id] }),
+    foreignKey({
+      name: 'usage_events_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    // listUsage of one user, and a member's own spend.
+    index('usage_events_user_id_idx').on(t.organizationId, t.userId, t.occurredAt, t.id),
+    check(
+      'usage_events_counts_check',
+      sql`least(${t.inputTokens}, ${t.outputTokens}, ${t.cacheReadTokens}, ${t.cacheWriteTokens}, ${t.reasoningTokens}, ${t.embeddingTokens}, ${t.images}, ${t.audioSeconds}, ${t.requests}) >= 0`,
+    ),
+    check('usage_events_cost_nanos_check', sql`${t.costNanos} >= 0`),
+    check('usage_events_status_check', sql`(${t.status} = 'unpriced') = (${t.costNanos} is null)`),
+    ...tenantPolicies('usage_events', t.organizationId, log(t.userId)),
+  ],
+)
+
+/**
+ * The calls recorded under a key, so that a retry is not billed twice. Beside the ledger, since a
+ * unique key of a partitioned table would hold within one month only.
+ */
+export const usageKeys = costs.table.withRLS(
+  'usage_keys',
+  {
+    organizationId: organizationId(),
+    key: text('key').notNull(),
+    eventId: uuid('event_id').notNull(),
+
+    status: usageStatus('status').notNull(),
+    costNanos: bigint('cost_nanos', { mode: 'bigint' }),
+
+    occurredAt: instant('occurred_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ name: 'usage_keys_pkey', columns: [t.organizationId, t.key] }),
+    foreignKey({
+      name: 'usage_keys_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    ...tenantPolicies('usage_keys', t.organizationId, { read: true, insert: true }),
+  ],
+)
+
+/** In the order in which they are created. */
+export const costsObjects = [
+  managedExtension('btree_gist'),
+  managedPartitioning(usageEvents, 'range', usageEvents.occurredAt),
+  managedConstraint(
+    modelPrices,
+    'model_prices_validity_excl',
+    sql`exclude using gist (provider with =, model with =, unit with =, tier_from with =, tstzrange(valid_from, valid_to) with &&)`,
+  ),
+  managedGrant('costs', sql`grant usage on schema ${costs} to plinth_app, plinth_platform`),
+  managedGrant('costs.model_prices', sql`grant select on ${modelPrices} to plinth_app`),
+  managedGrant(
+    'costs.model_prices to plinth_platform',
+    sql`grant select, insert, update, delete on ${modelPrices} to plinth_platform`,
+  ),
+  managedGrant('costs.usage_events', sql`grant select, insert on ${usageEvents} to plinth_app`),
+  managedGrant('costs.usage_keys', sql`grant select, insert on ${usageKeys} to plinth_app`),
+  managedCall(
+    'partitions of costs.usage_events',
+    sql`select partitions.create_months('costs', 'usage_events', now() - interval '1 month', now() + interval '12 months')`,
+  ),
+  managedComment(modelPrices, 'What a unit of a model costs, in a stretch of time.'),
+  managedComment(usageEvents, 'A call to a model and what it cost. Append-only.'),
+  managedComment(usageKeys, 'The calls recorded under an idempotency key. Append-only.'),
+]
+
+export type ModelPrice = typeof modelPrices.$inferSelect
+export type PriceUnit = ModelPrice['unit']
+export type UsageEvent = typeof usageEvents.$inferSelect
+export type UsageStatus = UsageEvent['status']

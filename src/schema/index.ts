@@ -1,0 +1,7 @@
+export * from './activity.ts'
+export * from './columns.ts'
+export * from './costs.ts'
+export * from './identity.ts'
+export * from './managed.ts'
+export * from './policies.ts'
+export * from './search.ts'

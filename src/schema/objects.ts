@@ -1,0 +1,17 @@
+import { activityObjects } from './activity.ts'
+import { costsObjects } from './costs.ts'
+import { identityObjects } from './identity.ts'
+import type { ManagedObject } from './managed.ts'
+import { partitionObjects } from './partitions.ts'
+import { roleObjects } from './policies.ts'
+import { searchObjects } from './search.ts'
+
+/** Every managed object of the schema, in the order in which they are created. */
+export const managedObjects: readonly ManagedObject[] = [
+  ...roleObjects,
+  ...partitionObjects,
+  ...identityObjects,
+  ...searchObjects,
+  ...costsObjects,
+  ...activityObjects,
+]

@@ -1,0 +1,422 @@
+import { type SQL, sql } from 'drizzle-orm'
+import {
+  check,
+  customType,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  pgSchema,
+  primaryKey,
+  real,
+  text,
+  uniqueIndex,
+  uuid,
+} from 'drizzle-orm/pg-core'
+import { bytea, id, instant, organizationId, timestamps, tsvector } from './columns.ts'
+import { organizations, users } from './identity.ts'
+import {
+  managedCall,
+  managedComment,
+  managedExtension,
+  managedFunction,
+  managedGrant,
+  managedPartitioning,
+  managedStorage,
+} from './managed.ts'
+import { isVisible, log, scopedOrganization, tenantPolicies, visible } from './policies.ts'
+
+export const search = pgSchema('search')
+
+export const spaceDistance = search.enum('space_distance', ['cosine', 'l2', 'inner_product'])
+export const spaceStatus = search.enum('space_status', ['building', 'active', 'retired'])
+export const visibility = search.enum('visibility', ['private', 'shared'])
+export const searchMode = search.enum('search_mode', ['hybrid', 'vector', 'text'])
+
+/** Half-precision vector of any dimension; each partition of `embeddings` fixes its own. */
+const halfvec = customType<{ data: number[]; driverData: string }>({
+  dataType: () => 'public.halfvec',
+  toDriver: (value) => JSON.stringify(value),
+  fromDriver: (value) => JSON.parse(value),
+})
+
+/** The halfvec of pgvector 0.7 and newer; its HNSW index takes as many. */
+export const MAX_DIMENSIONS = 4_000
+
+/** What makes two vectors comparable: the model that made them, and how. One is active per purpose. */
+export const spaces = search.table(
+  'spaces',
+  {
+    id: id(),
+
+    purpose: text('purpose').notNull().default('text'),
+    status: spaceStatus('status').notNull().default('building'),
+    provider: text('provider').notNull(),
+    model: text('model').notNull(),
+    /** Raised by whoever changes how texts are prepared for the same model. */
+    revision: text('revision').notNull().default('1'),
+    distance: spaceDistance('distance').notNull().default('cosine'),
+    dimensions: integer('dimensions').notNull(),
+    /** Up to so many rows of a tenant are scanned exactly; beyond, the HNSW index is used. */
+    exactRows: integer('exact_rows').notNull().default(4_000),
+
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({ name: 'spaces_pkey', columns: [t.id] }),
+    uniqueIndex('spaces_model_key').on(
+      t.purpose,
+      t.provider,
+      t.model,
+      t.dimensions,
+      t.distance,
+      t.revision,
+    ),
+    uniqueIndex('spaces_active_key').on(t.purpose).where(sql`${t.status} = 'active'`),
+    check('spaces_dimensions_check', sql`${t.dimensions} between 1 and 4000`),
+    check('spaces_exact_rows_check', sql`${t.exactRows} >= 0`),
+  ],
+)
+
+/** A passage of a source, as it is found. A private one is its owner's, and the admins'. */
+export const chunks = search.table.withRLS(
+  'chunks',
+  {
+    organizationId: organizationId(),
+    id: id(),
+    ownerId: uuid('owner_id'),
+    /** Ids of the caller's own groupings; filters only. */
+    projectId: uuid('project_id'),
+    categoryId: uuid('category_id'),
+
+    sourceType: text('source_type').notNull(),
+    sourceId: text('source_id').notNull(),
+    /** From 0, in reading order. */
+    position: integer('position').notNull(),
+    visibility: visibility('visibility').notNull().default('shared'),
+    content: text('content').notNull(),
+    /** SHA-256 of the content. */
+    contentHash: bytea('content_hash').notNull(),
+    metadata: jsonb('metadata').$type<Record<string, unknown>>().notNull().default({}),
+    tokenCount: integer('token_count').notNull(),
+
+    /** When the source was written or said, for filters by time. */
+    occurredAt: instant('occurred_at').notNull().defaultNow(),
+    ...timestamps(),
+    terms: tsvector('terms')
+      .notNull()
+      .generatedAlwaysAs((): SQL => sql`to_tsvector('english', ${chunks.content})`),
+  },
+  (t) => [
+    primaryKey({ name: 'chunks_pkey', columns: [t.organizationId, t.id] }),
+    foreignKey({
+      name: 'chunks_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    foreignKey({
+      name: 'chunks_owner_id_fkey',
+      columns: [t.ownerId],
+      foreignColumns: [users.id],
+    }),
+    // indexSource, and the passages around a match.
+    index('chunks_source_idx').on(t.organizationId, t.sourceType, t.sourceId, t.position),
+    index('chunks_owner_id_idx').on(t.ownerId),
+    // matching_chunks. With the organization in it (btree_gin), a common word of all is no burden on one.
+    index('chunks_terms_idx').using('gin', t.organizationId, t.terms),
+    check('chunks_source_type_check', sql`${t.sourceType} <> '' and length(${t.sourceType}) <= 40`),
+    check('chunks_owner_id_check', sql`${t.visibility} = 'shared' or ${t.ownerId} is not null`),
+    check('chunks_position_check', sql`${t.position} >= 0`),
+    check('chunks_token_count_check', sql`${t.tokenCount} >= 0`),
+    check('chunks_content_hash_check', sql`length(${t.contentHash}) = 32`),
+    ...tenantPolicies('chunks', t.organizationId, visible(t.ownerId, t.visibility)),
+  ],
+)
+
+/**
+ * The vector of a chunk in a space. Owner, visibility and source type are the chunk's: a policy can
+ * read no other table, and a vector tells much of its text.
+ */
+export const embeddings = search.table.withRLS(
+  'embeddings',
+  {
+    organizationId: organizationId(),
+    spaceId: uuid('space_id').notNull(),
+    chunkId: uuid('chunk_id').notNull(),
+    ownerId: uuid('owner_id'),
+
+    visibility: visibility('visibility').notNull(),
+    sourceType: text('source_type').notNull(),
+    embedding: halfvec('embedding').notNull(),
+  },
+  (t) => [
+    primaryKey({
+      name: 'embeddings_pkey',
+      columns: [t.organizationId, t.spaceId, t.chunkId],
+    }),
+    foreignKey({
+      name: 'embeddings_space_id_fkey',
+      columns: [t.spaceId],
+      foreignColumns: [spaces.id],
+    }),
+    foreignKey({
+      name: 'embeddings_chunk_id_fkey',
+      columns: [t.organizationId, t.chunkId],
+      foreignColumns: [chunks.organizationId, chunks.id],
+    }).onDelete('cascade'),
+    index('embeddings_chunk_id_idx').on(t.organizationId, t.chunkId),
+    ...tenantPolicies('embeddings', t.organizationId, visible(t.ownerId, t.visibility)),
+  ],
+)
+
+/** What was asked, and how well it was answered. Appended by a search on request; never changed. */
+export const searches = search.table.withRLS(
+  'searches',
+  {
+    organizationId: organizationId(),
+    id: id(),
+    userId: uuid('user_id'),
+    spaceId: uuid('space_id'),
+
+    mode: searchMode('mode').notNull(),
+    query: text('query'),
+    filters: jsonb('filters').$type<Record<string, unknown>>().notNull().default({}),
+    resultCount: integer('result_count').notNull(),
+    /** Of the best match; null without one, or without vectors. */
+    topSimilarity: real('top_similarity'),
+    latencyMs: integer('latency_ms').notNull(),
+
+    occurredAt: instant('occurred_at').notNull().defaultNow(),
+  },
+  (t) => [
+    // Also listSearches, read backwards for newest first.
+    primaryKey({ name: 'searches_pkey', columns: [t.organizationId, t.occurredAt, t.id] }),
+    foreignKey({
+      name: 'searches_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    ...tenantPolicies('searches', t.organizationId, log(t.userId)),
+  ],
+)
+
+/**
+ * Makes the partition of a space: its vectors' fixed dimension, and their HNSW index.
+ *
+ * SECURITY DEFINER, because only the owner of `embeddings` may add to it. Repeating it changes nothing.
+ */
+const createPartition = managedFunction(
+  'search.create_partition(uuid)',
+  sql`
+create or replace function search.create_partition(space uuid)
+returns void language plpgsql security definer set search_path = '' as $$
+declare
+  child text := 'embeddings_' || replace(space::text, '-', '');
+  dims integer;
+  ops text;
+begin
+  select s.dimensions, case s.distance
+      when 'cosine' then 'halfvec_cosine_ops'
+      when 'l2' then 'halfvec_l2_ops'
+      else 'halfvec_ip_ops' end
+    into strict dims, ops from ${spaces} s where s.id = space;
+  if pg_catalog.to_regclass(format('partitions.%I', child)) is not null then
+    return;
+  end if;
+  execute format('create table partitions.%I partition of ${embeddings} for values in (%L)',
+    child, space);
+  -- The parent takes any dimension; a typed column could not be attached to it.
+  execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
+    child, child || '_dims', dims);
+  execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
+    child || '_hnsw', child, dims, ops);
+end $$`,
+)
+
+/**
+ * The filters that both arms of a search take; null filters nothing. A filter that is null is left out
+ * of the query's text, so that each query is planned for what it really filters.
+ */
+const filterParameters = sql.raw(
+  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz',
+)
+const filterTypes = 'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz'
+const filterArguments = sql.raw('source_types, source_ids, project, category, owner, since, until')
+const chunkFilters = sql.raw(`
+    case when source_ids is not null then ' and c.source_id = any($5)' else '' end ||
+    case when project is not null then ' and c.project_id = $6' else '' end ||
+    case when category is not null then ' and c.category_id = $7' else '' end ||
+    case when owner is not null then ' and c.owner_id = $8' else '' end ||
+    case when since is not null then ' and c.occurred_at >= $9' else '' end ||
+    case when until is not null then ' and c.occurred_at < $10' else '' end`)
+
+/**
+ * The chunks nearest to a vector, nearest first, never fewer than asked for while as many match.
+ *
+ * Up to spaces.exact_rows rows of the slice are scanned, which is exact and there the faster way. Of a
+ * larger slice the HNSW index is asked, which may pass over some of the nearest; if it comes back with
+ * too few, the slice is scanned after all. The scan orders by the uncast column, which no index has.
+ * Dynamic SQL: a cached generic plan would decide the recall. SET LOCAL, as on a Citus shard nothing
+ * else arrives; hence not STABLE.
+ */
+const nearestChunks = managedFunction(
+  `search.nearest_chunks(uuid, public.halfvec, integer, ${filterTypes})`,
+  sql`
+create or replace function search.nearest_chunks(
+  space uuid, query public.halfvec, max_rows integer, ${filterParameters})
+returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = '' as $$
+declare
+  organization uuid := ${scopedOrganization};
+  dims integer;
+  exact_rows integer;
+  op text;
+  filters text := ${chunkFilters};
+  slice text;
+  slice_rows integer;
+  ids uuid[];
+  distances float8[];
+begin
+  select s.dimensions, s.exact_rows,
+      case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
+    into dims, exact_rows, op from ${spaces} s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  slice := '${embeddings} e'
+    || case when filters = '' then ''
+       else ' join ${chunks} c on c.organization_id = e.organization_id and c.id = e.chunk_id' end
+    || ' where e.organization_id = $1 and e.space_id = $2'
+    || case when source_types is not null then ' and e.source_type = any($4)' else '' end
+    || filters;
+
+  if filters = '' and source_types is null then
+    slice_rows := search.count_embeddings(space, exact_rows + 1);
+  else
+    execute 'select count(*) from (select 1 from ' || slice || ' limit $11) as bounded'
+      into slice_rows using organization, space, query, ${filterArguments}, exact_rows + 1;
+  end if;
+
+  if slice_rows > exact_rows then
+    set local hnsw.iterative_scan = 'relaxed_order';
+    set local hnsw.ef_search = 200;
+    execute format(
+      'select array_agg(near.chunk_id), array_agg(near.distance) from (select e.chunk_id,
+         (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
+       from %3$s
+       order by e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)
+       limit $11) as near', dims, op, slice)
+      into ids, distances using organization, space, query, ${filterArguments}, max_rows;
+  end if;
+
+  if cardinality(ids) >= max_rows then
+    return query select * from unnest(ids, distances) as near (id, away) order by away, id;
+  else
+    return query execute format(
+      'select e.chunk_id, (e.embedding operator(public.%1$s) $3) as distance
+       from %2$s order by distance, e.chunk_id limit $11', op, slice)
+      using organization, space, query, ${filterArguments}, max_rows;
+  end if;
+end $$`,
+)
+
+/**
+ * How many vectors the organization in scope has in a space, up to a bound.
+ *
+ * SECURITY DEFINER: with the policy's columns to look at it could not be an index-only scan. A count of
+ * what the caller may not see is of no use to them: nothing but the choice of a plan depends on it.
+ */
+const countEmbeddings = managedFunction(
+  'search.count_embeddings(uuid, integer)',
+  sql`
+create or replace function search.count_embeddings(space uuid, bound integer)
+returns integer language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select count(*) from (
+    select 1 from ${embeddings} e
+    where e.organization_id = ${scopedOrganization} and e.space_id = space limit bound) as bounded);
+end $$`,
+)
+
+/**
+ * The chunks that contain the words of a query as typed into a search box, best first.
+ *
+ * SECURITY DEFINER, with the policy's own condition in it: @@ is not leakproof, so that under row level
+ * security Postgres would not use the GIN index.
+ */
+const matchingChunks = managedFunction(
+  `search.matching_chunks(text, integer, ${filterTypes})`,
+  sql`
+create or replace function search.matching_chunks(query text, max_rows integer, ${filterParameters})
+returns table (chunk_id uuid, rank real) language plpgsql stable security definer
+set search_path = '' as $$
+declare
+  terms tsquery := websearch_to_tsquery('english', query);
+  filters text := case when source_types is not null then ' and c.source_type = any($4)' else '' end ||
+    ${chunkFilters};
+begin
+  if numnode(terms) = 0 then
+    return;
+  end if;
+  -- 1: a rank is divided by 1 + the logarithm of the length, or long chunks would always win.
+  return query execute $query$
+    select c.id, ts_rank(c.terms, $2, 1) as rank from ${chunks} c
+    where c.organization_id = $1 and c.terms @@ $2
+      and ${isVisible(sql`c.owner_id`, sql`c.visibility`)} $query$ || filters || $query$
+    order by rank desc, c.id limit $3 $query$
+    using ${scopedOrganization}, terms, max_rows, ${filterArguments};
+end $$`,
+)
+
+const forPlatform = (signature: string) => [
+  managedGrant(signature, sql.raw(`revoke execute on function ${signature} from public`)),
+  managedGrant(
+    `${signature} to plinth_platform`,
+    sql.raw(`grant execute on function ${signature} to plinth_platform`),
+  ),
+]
+
+/** In the order in which they are created. */
+export const searchObjects = [
+  managedExtension('vector'),
+  managedExtension('btree_gin'),
+  managedPartitioning(embeddings, 'list', embeddings.spaceId),
+  managedPartitioning(searches, 'range', searches.occurredAt),
+  // In the row and uncompressed: an exact scan of TOASTed vectors takes 3.5 times as long.
+  managedStorage(embeddings, embeddings.embedding, 'plain'),
+  createPartition,
+  countEmbeddings,
+  nearestChunks,
+  matchingChunks,
+  ...forPlatform('search.create_partition(uuid)'),
+  managedGrant('search', sql`grant usage on schema ${search} to plinth_app, plinth_platform`),
+  managedGrant('search.spaces', sql`grant select on ${spaces} to plinth_app`),
+  managedGrant(
+    'search.spaces to plinth_platform',
+    sql`grant select, insert, update, delete on ${spaces} to plinth_platform`,
+  ),
+  managedGrant(
+    'search.chunks',
+    sql`grant select, insert, update, delete on ${chunks} to plinth_app`,
+  ),
+  managedGrant(
+    'search.embeddings',
+    sql`grant select, insert, update, delete on ${embeddings} to plinth_app`,
+  ),
+  managedGrant('search.searches', sql`grant select, insert on ${searches} to plinth_app`),
+  managedCall(
+    'partitions of search.searches',
+    sql`select partitions.create_months('search', 'searches', now() - interval '1 month', now() + interval '12 months')`,
+  ),
+  managedComment(spaces, 'What makes two vectors comparable: the model that made them, and how.'),
+  managedComment(chunks, 'A passage of a source, as it is found.'),
+  managedComment(embeddings, 'The vector of a chunk in a space; one partition a space.'),
+  managedComment(searches, 'What was asked, and how well it was answered. Append-only.'),
+]
+
+export type Space = typeof spaces.$inferSelect
+export type SpaceDistance = Space['distance']
+export type Chunk = Omit<typeof chunks.$inferSelect, 'terms' | 'contentHash'>
+export type Visibility = Chunk['visibility']
+export type SearchMode = (typeof searchMode.enumValues)[number]
+export type SearchRecord = typeof searches.$inferSelect

@@ -1,0 +1,187 @@
+import { ValidationError } from './errors.ts'
+
+// Every door checks what it is given before any SQL, so that a refusal leaves the transaction usable and
+// says which argument was wrong. What Postgres would take and then get wrong is refused here: NUL and
+// lone surrogates, NaN, dates at infinity, LIMIT null.
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+
+/** A value as it may stand in a message: short, and on one line. */
+function shown(value: unknown): string {
+  const text = typeof value === 'string' ? JSON.stringify(value) : String(value)
+  return text.length > 60 ? `${text.slice(0, 57)}…` : text
+}
+
+export interface TextBounds {
+  /** In UTF-16 code units. */
+  min?: number
+  /** In UTF-16 code units; 1,000 unless said. */
+  max?: number
+}
+
+/** Checks a text that is stored or compared: well-formed, without NUL, within its bounds. */
+export function checkText(
+  argument: string,
+  value: unknown,
+  { min = 1, max = 1_000 }: TextBounds = {},
+): asserts value is string {
+  if (typeof value !== 'string') throw new ValidationError(argument, 'must be a string')
+  if (value.length < min) {
+    throw new ValidationError(argument, min === 1 ? 'must not be empty' : `is shorter than ${min}`)
+  }
+  if (value.length > max) {
+    throw new ValidationError(
+      argument,
+      `has ${value.length} characters; at most ${max} are allowed`,
+    )
+  }
+  if (value.includes('\0')) throw new ValidationError(argument, 'contains a NUL character')
+  if (!value.isWellFormed()) throw new ValidationError(argument, 'contains half a surrogate pair')
+}
+
+/** Checks an email address. It is kept as given; whether anyone reads it, only a delivery shows. */
+export function checkEmail(argument: string, value: unknown): asserts value is string {
+  checkText(argument, value, { max: 320 })
+  if (!/^[^\s@]+@[^\s@]+$/.test(value))
+    throw new ValidationError(argument, 'must be an email address')
+}
+
+/** Checks an identifier. */
+export function checkUuid(argument: string, value: unknown): asserts value is string {
+  if (typeof value !== 'string' || !UUID.test(value)) {
+    throw new ValidationError(argument, `must be a UUID, not ${shown(value)}`)
+  }
+}
+
+export interface NumberBounds {
+  min?: number
+  max?: number
+}
+
+/** Checks a whole number; from 0 unless said. */
+export function checkInteger(
+  argument: string,
+  value: unknown,
+  { min = 0, max = Number.MAX_SAFE_INTEGER }: NumberBounds = {},
+): asserts value is number {
+  if (!Number.isSafeInteger(value) || Number(value) < min || Number(value) > max) {
+    throw new ValidationError(
+      argument,
+      `must be a whole number from ${min} to ${max}, not ${shown(value)}`,
+    )
+  }
+}
+
+/** Checks how many rows are asked for. */
+export const checkLimit = (value: unknown, max: number): void =>
+  checkInteger('limit', value, { min: 1, max })
+
+/** Checks an amount that is kept as bigint; not negative unless said. */
+export function checkBigint(argument: string, value: unknown): asserts value is bigint {
+  if (typeof value !== 'bigint' || value < 0n || value > 2n ** 63n - 1n) {
+    throw new ValidationError(argument, `must be a bigint from 0 to 2^63-1, not ${shown(value)}`)
+  }
+}
+
+/** Nothing that plinth keeps is older, and later years are how infinity comes in. */
+const EARLIEST = Date.UTC(1900, 0, 1)
+const LATEST = Date.UTC(9999, 11, 31)
+
+/** Checks a point in time. */
+export function checkInstant(argument: string, value: unknown): asserts value is Date {
+  if (!(value instanceof Date) || Number.isNaN(value.getTime())) {
+    throw new ValidationError(argument, 'must be a valid Date')
+  }
+  if (value.getTime() < EARLIEST || value.getTime() > LATEST) {
+    throw new ValidationError(argument, 'is a Date outside the years 1900 to 9999')
+  }
+}
+
+/** Checks that a value is one of a closed list. */
+export function checkOneOf<T extends string>(
+  argument: string,
+  value: unknown,
+  allowed: readonly T[],
+): asserts value is T {
+  if (!allowed.some((one) => one === value)) {
+    throw new ValidationError(argument, `must be one of ${allowed.join(', ')}, not ${shown(value)}`)
+  }
+}
+
+/** Checks a list's length. */
+export function checkList(
+  argument: string,
+  value: unknown,
+  { min = 0, max = 1_000 }: NumberBounds = {},
+): asserts value is readonly unknown[] {
+  if (!Array.isArray(value)) throw new ValidationError(argument, 'must be an array')
+  if (value.length < min || value.length > max) {
+    throw new ValidationError(
+      argument,
+      `has ${value.length} items; from ${min} to ${max} are allowed`,
+    )
+  }
+}
+
+/** The largest number that halfvec holds, and half of the smallest, which it rounds to 0. */
+const HALF_MAX = 65_504
+const HALF_TINY = 2 ** -25
+
+/** Checks a vector that is to be stored or compared as halfvec: as long as it must be, finite, not zero. */
+export function checkVector(
+  argument: string,
+  value: unknown,
+  dimensions: number,
+): asserts value is readonly number[] {
+  if (!Array.isArray(value)) throw new ValidationError(argument, 'must be an array of numbers')
+  if (value.length !== dimensions) {
+    throw new ValidationError(
+      argument,
+      `has ${value.length} dimensions, and the space has ${dimensions}; was it made by another model?`,
+    )
+  }
+  let largest = 0
+  for (const number of value) {
+    // NaN fails the comparison too.
+    if (typeof number !== 'number' || !(Math.abs(number) <= HALF_MAX)) {
+      throw new ValidationError(argument, `holds ${shown(number)}, which halfvec cannot`)
+    }
+    largest = Math.max(largest, Math.abs(number))
+  }
+  if (largest <= HALF_TINY) {
+    throw new ValidationError(argument, 'is zero at half precision, which is near to nothing')
+  }
+}
+
+/** How deep and how large an object in a jsonb column may be. */
+const JSON_DEPTH = 20
+const JSON_BYTES = 1_000_000
+
+/** Checks an object for a jsonb column: what JSON holds, without NUL, and not too large. */
+export function checkJson(argument: string, value: unknown): void {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new ValidationError(argument, 'must be an object')
+  }
+  checkJsonValue(argument, value, 0)
+  const size = Buffer.byteLength(JSON.stringify(value))
+  if (size > JSON_BYTES) {
+    throw new ValidationError(
+      argument,
+      `has ${size} bytes as JSON; at most ${JSON_BYTES} are allowed`,
+    )
+  }
+}
+
+function checkJsonValue(argument: string, value: unknown, depth: number): void {
+  if (depth > JSON_DEPTH) throw new ValidationError(argument, `is nested deeper than ${JSON_DEPTH}`)
+  if (typeof value === 'string') checkText(argument, value, { min: 0, max: JSON_BYTES })
+  if (typeof value === 'number' && !Number.isFinite(value)) {
+    throw new ValidationError(argument, `holds ${value}, which JSON cannot`)
+  }
+  if (typeof value === 'bigint') throw new ValidationError(argument, 'holds a bigint; use a string')
+  if (typeof value !== 'object' || value === null || value instanceof Date) return
+  for (const [key, item] of Object.entries(value)) {
+    checkText(`${argument}.${shown(key)}`, key, { min: 0 })
+    checkJsonValue(`${argument}.${key}`, item, depth + 1)
+  }
+}
