@@ -1,0 +1,270 @@
+import { sql } from 'drizzle-orm'
+import { describe, expect, test as plain } from 'vitest'
+import { rowsOf } from '../../src/database.ts'
+import { type EmbeddingModel, embedTexts, hashingModel } from '../../src/embedding.ts'
+import { ForbiddenError, ValidationError } from '../../src/errors.ts'
+import { search } from '../../src/queries/search.ts'
+import {
+  type IndexSourceOptions,
+  indexSource,
+  listChunks,
+  removeSource,
+} from '../../src/queries/sources.ts'
+import { createSpace } from '../../src/queries/spaces.ts'
+import { inTenant, type Tenant } from '../../src/tenant.ts'
+import { joinScope, makeScope } from '../../src/testing/factories.ts'
+import { makeSpace } from '../../src/testing/search.ts'
+import { root, test, url } from '../support/database.ts'
+
+const source = { sourceType: 'note', sourceId: 'n1' }
+const paragraph = (word: string) => `${word} `.repeat(12).trim()
+const text = (...words: string[]) => words.map(paragraph).join('\n\n')
+const cut = { chunkSize: 80, chunkOverlap: 0 }
+
+/** The offline model, and what it was asked. */
+function countingModel(): EmbeddingModel & { texts: string[] } {
+  const model = hashingModel({ dimensions: 32 })
+  const texts: string[] = []
+  return {
+    ...model,
+    texts,
+    doEmbed: (options) => {
+      texts.push(...options.values)
+      return model.doEmbed(options)
+    },
+  }
+}
+
+const hashingSpace = (db: Parameters<typeof makeSpace>[0]) =>
+  makeSpace(db, { provider: 'plinth', model: 'hashing-32', dimensions: 32 })
+
+describe('indexSource', () => {
+  test('embeds and replaces only what has changed', async ({ db }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const index = (...words: string[]) =>
+        indexSource(tenant, { ...source, ...cut, text: text(...words), model, space })
+
+      expect(await index('alpha', 'beta', 'gamma')).toMatchObject({
+        added: 3,
+        kept: 0,
+        embedded: 3,
+      })
+      const before = await listChunks(tenant, source)
+      model.texts.length = 0
+      expect(await index('beta', 'delta', 'alpha')).toEqual({
+        ...{ chunks: 3, added: 1, kept: 2, removed: 1 },
+        ...{ embedded: 1, embeddedTokens: expect.any(Number) },
+      })
+
+      expect(model.texts).toEqual([paragraph('delta')])
+      const after = await listChunks(tenant, source)
+      expect(after.map(({ content, position }) => [position, content.split(' ')[0]])).toEqual([
+        [0, 'beta'],
+        [1, 'delta'],
+        [2, 'alpha'],
+      ])
+      expect(after[0]?.id).toBe(before[1]?.id)
+      expect(after[2]?.id).toBe(before[0]?.id)
+      expect(await index('beta', 'delta', 'alpha')).toMatchObject({
+        kept: 3,
+        added: 0,
+        embedded: 0,
+      })
+    })
+  })
+
+  test('keeps the same passage twice where a text has it twice', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const index = (...words: string[]) =>
+        indexSource(tenant, { ...source, ...cut, text: text(...words) })
+
+      await index('alpha', 'beta', 'alpha')
+      expect(await index('alpha', 'alpha', 'alpha')).toMatchObject({
+        kept: 2,
+        added: 1,
+        removed: 1,
+      })
+      expect(await listChunks(tenant, source)).toHaveLength(3)
+    })
+  })
+
+  test('embeds what was indexed without a model, once there is one', async ({ db }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const options = { ...source, ...cut, text: text('alpha', 'beta') }
+      await indexSource(tenant, options)
+
+      expect(await indexSource(tenant, { ...options, model, space })).toMatchObject({
+        ...{ kept: 2, added: 0, embedded: 2 },
+      })
+    })
+  })
+
+  test('removes all for an empty text', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await indexSource(tenant, { ...source, text: 'something' })
+
+      expect(await indexSource(tenant, { ...source, text: ' \n' })).toMatchObject({
+        ...{ chunks: 0, removed: 1 },
+      })
+      expect(await listChunks(tenant, source)).toEqual([])
+    })
+  })
+
+  test('makes a source private with its vectors, and shared again', async ({ db }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    const owner = await makeScope(db)
+    const [ann, ben] = [await joinScope(db, owner, 'editor'), await joinScope(db, owner)]
+    const index = (visibility: 'private' | 'shared') =>
+      inTenant(db, ann, (tenant) =>
+        indexSource(tenant, { ...source, text: 'alpha', model, space, visibility }),
+      )
+    const { embeddings } = await embedTexts(model, ['alpha'])
+    const seenByBen = () =>
+      inTenant(db, ben, async (tenant) => {
+        const vectors = await rowsOf(tenant.db, sql`select 1 from search.embeddings`)
+        const matches = await search(tenant, { space, embedding: embeddings[0] })
+        return [vectors.length, matches.length]
+      })
+
+    await index('shared')
+    expect(await seenByBen()).toEqual([1, 1])
+    await index('private')
+    expect(await seenByBen()).toEqual([0, 0])
+    await index('shared')
+    expect(await seenByBen()).toEqual([1, 1])
+  })
+
+  test('is not for a viewer', async ({ db }) => {
+    const viewer = await joinScope(db, await makeScope(db), 'viewer')
+
+    const indexing = inTenant(db, viewer, (tenant) =>
+      indexSource(tenant, { ...source, text: 'alpha' }),
+    )
+
+    await expect(indexing).rejects.toBeInstanceOf(ForbiddenError)
+  })
+
+  test('never cuts a character in two', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const emoji = '😀🎉👍🏽'.repeat(100)
+      await indexSource(tenant, { ...source, text: `x${emoji}`, chunkSize: 51, chunkOverlap: 0 })
+
+      const whole = (await listChunks(tenant, source)).map(({ content }) => content).join('')
+      expect(whole).toBe(`x${emoji}`)
+    })
+  })
+
+  test('refuses what it cannot serve before any SQL, and the transaction goes on', async ({
+    db,
+  }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    const other = await makeSpace(db)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const refused: Partial<IndexSourceOptions>[] = [
+        { text: 'a\0b' },
+        { text: 'a\udfff' },
+        { text: 'x'.repeat(10_000_000) },
+        { sourceType: 'x'.repeat(41) },
+        { sourceId: '' },
+        { metadata: { a: Number.NaN } },
+        { metadata: [] as unknown as Record<string, unknown> },
+        { occurredAt: new Date(8.64e15) },
+        { chunkSize: 1 },
+        { chunkSize: 100, chunkOverlap: 100 },
+        { visibility: 'public' as 'shared' },
+        { visibility: 'private', ownerId: null },
+        { model },
+        { space },
+        { model, space: other },
+        { model: { ...model, doEmbed: async () => ({ embeddings: [[0, 1]] }) }, space },
+        { model: { ...model, doEmbed: async () => ({ embeddings: [] }) }, space },
+      ]
+      for (const options of refused) {
+        const indexing = indexSource(tenant, { ...source, text: 'alpha', ...options })
+        await expect(indexing).rejects.toBeInstanceOf(ValidationError)
+      }
+      expect(await indexSource(tenant, { ...source, text: 'alpha' })).toMatchObject({ added: 1 })
+    })
+  })
+
+  test.skipIf(!url)('lets two writers of one source take turns', async () => {
+    const scope = await makeScope(root)
+    const index = (...words: string[]) =>
+      inTenant(root, scope, (tenant) =>
+        indexSource(tenant, { ...source, ...cut, text: text(...words) }),
+      )
+
+    await Promise.all([index('alpha', 'beta'), index('alpha', 'gamma'), index('beta', 'alpha')])
+
+    const chunks = await inTenant(root, scope, (tenant) => listChunks(tenant, source))
+    expect(chunks).toHaveLength(2)
+    expect(new Set(chunks.map(({ position }) => position))).toEqual(new Set([0, 1]))
+  })
+})
+
+describe('removeSource', () => {
+  test('removes the chunks and vectors of one source alone', async ({ db }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const index = (sourceId: string) =>
+        indexSource(tenant, { ...source, sourceId, text: `alpha ${sourceId}`, model, space })
+      await index('n1')
+      await index('n2')
+
+      expect(await removeSource(tenant, source)).toBe(1)
+      expect(await removeSource(tenant, source)).toBe(0)
+      const left = await search(tenant, { query: 'alpha' })
+      expect(left.map(({ sourceId }) => sourceId)).toEqual(['n2'])
+      expect(await rowsOf(tenant.db, sql`select 1 from search.embeddings`)).toHaveLength(1)
+    })
+  })
+})
+
+describe('a space', () => {
+  test('is made once, and takes as many dimensions as halfvec', async ({ db }) => {
+    const options = { provider: 'x', model: 'huge', dimensions: 4_000, purpose: 'huge' }
+    const space = await createSpace(db, options)
+    expect(await createSpace(db, options)).toEqual(space)
+
+    await inTenant(db, await makeScope(db), async (tenant: Tenant) => {
+      const model: EmbeddingModel = {
+        ...{ specificationVersion: 'v2', provider: 'x', modelId: 'huge' },
+        maxEmbeddingsPerCall: undefined,
+        doEmbed: async ({ values }) => ({
+          embeddings: values.map(() => Array.from({ length: 4_000 }, (_, at) => Math.sin(at) * 9)),
+        }),
+      }
+      const sourceType = 'x'.repeat(40)
+      await indexSource(tenant, { sourceType, sourceId: 'a', text: 'alpha', model, space })
+      const { embeddings } = await embedTexts(model, ['alpha'])
+
+      const [match] = await search(tenant, { space, embedding: embeddings[0] })
+
+      expect(match?.similarity).toBeCloseTo(1, 3)
+    })
+  })
+})
+
+plain(
+  'the offline model is deterministic, of length 1, and near for texts that share words',
+  async () => {
+    const { embeddings } = await embedTexts(hashingModel(), [
+      'The invoices were paid',
+      'an invoice that is paid',
+      'Cats sleep all day',
+      '…',
+    ])
+    const [paid = [], invoice = [], cats = [], none = []] = embeddings
+    const dot = (a: number[], b: number[]) => a.reduce((sum, x, at) => sum + x * (b[at] ?? 0), 0)
+
+    expect((await embedTexts(hashingModel(), ['The invoices were paid'])).embeddings[0]).toEqual(
+      paid,
+    )
+    for (const vector of embeddings) expect(Math.hypot(...vector)).toBeCloseTo(1, 6)
+    expect(dot(paid, invoice)).toBeGreaterThan(0.3)
+    expect(Math.abs(dot(paid, cats))).toBeLessThan(0.15)
+    expect(none).toHaveLength(384)
+  },
+)
