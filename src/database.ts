@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { SQL } from 'drizzle-orm'
 import type { PgAsyncDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import { DatabaseInUseError, MissingPackageError, toPlinthError } from './errors.ts'
-import type { PoolOptions } from './pipelined.ts'
+import type { PoolOptions } from './pool.ts'
 import { checkInteger, checkText } from './validation.ts'
 
 /**
@@ -54,7 +54,7 @@ async function connectPostgres(url: string, options: ConnectOptions): Promise<Co
   }
   const [{ openPool }, { drizzle }] = await optional(
     ['postgres'],
-    Promise.all([import('./pipelined.ts'), import('drizzle-orm/postgres-js')]),
+    Promise.all([import('./pool.ts'), import('drizzle-orm/postgres-js')]),
   )
   const pool = openPool(url, options)
   return Object.assign(drizzle({ client: pool.client }), {
@@ -63,7 +63,7 @@ async function connectPostgres(url: string, options: ConnectOptions): Promise<Co
   })
 }
 
-/** Whether COMMIT may be sent as a statement, behind queries that are not answered yet: see pipelined.ts. */
+/** Whether COMMIT may be sent as a statement, behind queries that are not answered yet: see pool.ts. */
 export const isPipelined = (db: Database): boolean => 'engine' in db && db.engine === 'postgres'
 
 async function connectEmbedded(folder: string): Promise<Connection> {

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { and, asc, eq, getColumns, gt, sql } from 'drizzle-orm'
 import { rowsOf, run } from '../database.ts'
 import { type EmbeddingModel, embedTexts } from '../embedding.ts'
@@ -12,6 +11,7 @@ import {
   type Visibility,
   visibility as visibilities,
 } from '../schema/search.ts'
+import { type Piece, type SplitOptions, splitText } from '../splitting.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkInstant,
@@ -24,9 +24,8 @@ import {
   checkVector,
 } from '../validation.ts'
 
-/** Of a source, in characters; and into how many chunks it may fall. */
+/** Of a source, in characters. */
 const MAX_TEXT = 5_000_000
-const MAX_CHUNKS = 20_000
 
 /** What is indexed, and found again: a document, a message, a page. */
 export interface Source {
@@ -36,14 +35,8 @@ export interface Source {
   sourceId: string
 }
 
-export interface IndexSourceOptions extends Source {
+export interface IndexSourceOptions extends Source, SplitOptions {
   text: string
-  /** How `text` is cut: along Markdown's headings, or along paragraphs and sentences. */
-  format?: 'text' | 'markdown'
-  /** Of a chunk, in characters, at most; 1,000 unless said. */
-  chunkSize?: number
-  /** How many characters a chunk repeats of the one before; 100 unless said. */
-  chunkOverlap?: number
   /** With both of them, new chunks are embedded; without, they are found by their words only. */
   model?: EmbeddingModel
   space?: Space
@@ -88,7 +81,7 @@ export async function indexSource(
 ): Promise<IndexedSource> {
   const { model, space } = checkOptions(options)
   const { countTokens = (text) => Math.ceil(text.length / 4) } = options
-  const pieces = await split(options)
+  const pieces = await splitText(options.text, options)
   const { db, organizationId } = tenant
   const attributes = {
     owner_id: options.ownerId === undefined ? (tenant.userId ?? null) : options.ownerId,
@@ -157,7 +150,6 @@ export async function indexSource(
 function checkOptions({ model, space, ...options }: IndexSourceOptions) {
   checkSource(options)
   checkText('text', options.text, { min: 0, max: MAX_TEXT })
-  if (options.format !== undefined) checkOneOf('format', options.format, ['text', 'markdown'])
   if (options.ownerId != null) checkUuid('ownerId', options.ownerId)
   if (options.projectId != null) checkUuid('projectId', options.projectId)
   if (options.categoryId != null) checkUuid('categoryId', options.categoryId)
@@ -181,52 +173,6 @@ function checkOptions({ model, space, ...options }: IndexSourceOptions) {
 function checkSource({ sourceType, sourceId }: Source) {
   checkText('sourceType', sourceType, { max: 40 })
   checkText('sourceId', sourceId)
-}
-
-interface Piece {
-  content: string
-  hash: Buffer
-}
-
-async function split({
-  text,
-  format = 'text',
-  chunkSize = 1_000,
-  chunkOverlap = 100,
-}: IndexSourceOptions): Promise<Piece[]> {
-  checkInteger('chunkSize', chunkSize, { min: 50, max: 20_000 })
-  checkInteger('chunkOverlap', chunkOverlap, { max: Math.floor(chunkSize / 2) })
-  if (text.trim() === '') return []
-  const { MarkdownTextSplitter, RecursiveCharacterTextSplitter } = await import(
-    '@langchain/textsplitters'
-  )
-  const Splitter = format === 'markdown' ? MarkdownTextSplitter : RecursiveCharacterTextSplitter
-  const parts = await new Splitter({ chunkSize, chunkOverlap }).splitText(text)
-  if (parts.length > MAX_CHUNKS) {
-    throw new ValidationError(
-      'text',
-      `falls into ${parts.length} chunks; at most ${MAX_CHUNKS} are allowed`,
-    )
-  }
-  return wholeCharacters(text, parts).map((content) => ({
-    content,
-    hash: createHash('sha256').update(content).digest(),
-  }))
-}
-
-/** Mends the parts where the splitter, which counts UTF-16 code units, has cut a surrogate pair in two. */
-function wholeCharacters(text: string, parts: readonly string[]): string[] {
-  let at = 0
-  return parts.flatMap((part) => {
-    if (part.isWellFormed()) return [part]
-    at = Math.max(text.indexOf(part, at), at)
-    const isCut = /[\ud800-\udbff]$/.test(part)
-    const whole = (isCut ? part + text.charAt(at + part.length) : part).replace(
-      /^[\udc00-\udfff]/,
-      '',
-    )
-    return whole === '' ? [] : [whole.toWellFormed()]
-  })
 }
 
 interface StoredChunk {
@@ -373,6 +319,52 @@ const isOf = ({ sourceType, sourceId }: Source) =>
   and(eq(chunks.sourceType, sourceType), eq(chunks.sourceId, sourceId))
 
 const { terms: _terms, contentHash: _contentHash, ...chunkColumns } = getColumns(chunks)
+
+export interface SourceSummary extends Source {
+  chunks: number
+  tokens: number
+  /** Of the chunk that changed last. */
+  updatedAt: Date
+}
+
+export interface ListSourcesOptions {
+  sourceType: string
+  /** The sourceId of the last source of the previous page. */
+  after?: string
+  /** Up to 500. */
+  limit?: number
+}
+
+/** Lists the sources of a kind of which the member may see chunks, by sourceId. @throws {ValidationError} */
+export async function listSources(
+  { db, organizationId }: Tenant,
+  { sourceType, after, limit = 50 }: ListSourcesOptions,
+): Promise<SourceSummary[]> {
+  checkText('sourceType', sourceType, { max: 40 })
+  if (after !== undefined) checkText('after', after)
+  checkLimit(limit, 500)
+  return run(
+    db
+      .select({
+        sourceType: chunks.sourceType,
+        sourceId: chunks.sourceId,
+        chunks: sql<number>`count(*)::integer`,
+        tokens: sql<number>`sum(${chunks.tokenCount})::integer`,
+        updatedAt: sql`max(${chunks.updatedAt})`.mapWith(chunks.updatedAt),
+      })
+      .from(chunks)
+      .where(
+        and(
+          eq(chunks.organizationId, organizationId),
+          eq(chunks.sourceType, sourceType),
+          after === undefined ? undefined : gt(chunks.sourceId, after),
+        ),
+      )
+      .groupBy(chunks.sourceType, chunks.sourceId)
+      .orderBy(asc(chunks.sourceId))
+      .limit(limit),
+  )
+}
 
 export interface ListChunksOptions extends Source {
   /** The position of the last chunk of the previous page. */

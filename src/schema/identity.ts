@@ -11,7 +11,7 @@ import {
   uuid,
 } from 'drizzle-orm/pg-core'
 import { bytea, id, instant, organizationId, timestamps } from './columns.ts'
-import { managedComment, managedFunction, managedGrant } from './managed.ts'
+import { managedComment, managedExecute, managedFunction, managedGrant } from './managed.ts'
 import { administered, isAdmin, isOwner, scopedUser, tenantPolicies } from './policies.ts'
 
 export const identity = pgSchema('identity')
@@ -26,7 +26,6 @@ export const membershipRole = identity.enum('membership_role', [
 ])
 
 export const organizationKind = identity.enum('organization_kind', ['personal', 'team'])
-
 export const platformRole = identity.enum('platform_role', ['user', 'support', 'admin'])
 
 /** A tenant: whom the rows of every tenant table belong to. Deleting one deletes them all. */
@@ -341,7 +340,7 @@ create or replace function identity.uuid_v7()
 returns uuid language plpgsql volatile set search_path = '' as $$
 declare
   microseconds bigint := floor(extract(epoch from clock_timestamp()) * 1000000);
-  -- 48 bits of milliseconds, the version, 12 bits of the rest of the millisecond, 62 random ones.
+  -- 48 bits of milliseconds, the version, 12 bits of their fraction, 62 random ones.
   stamp text := lpad(to_hex(microseconds / 1000), 12, '0')
     || '7' || lpad(to_hex((microseconds % 1000) * 4096 / 1000), 3, '0');
 begin
@@ -349,6 +348,7 @@ begin
 end $$`,
 )
 
+// Not for plinth_app: what runs inside one scope cannot call its way into another.
 const platformFunctions = [
   'identity.granted_role(uuid, uuid)',
   'identity.granted_service(uuid)',
@@ -357,14 +357,7 @@ const platformFunctions = [
   'identity.user_by_subject(text, text)',
   'identity.enter_scope_from_jwt(text)',
   'identity.member_organizations(uuid, uuid, integer)',
-].flatMap((signature) => [
-  // Not for plinth_app: what runs inside one scope cannot call its way into another.
-  managedGrant(signature, sql.raw(`revoke execute on function ${signature} from public`)),
-  managedGrant(
-    `${signature} to plinth_platform`,
-    sql.raw(`grant execute on function ${signature} to plinth_platform`),
-  ),
-])
+]
 
 /** In the order in which they are created. */
 export const identityObjects = [
@@ -377,15 +370,8 @@ export const identityObjects = [
   memberProfiles,
   memberOrganizations,
   uuidV7Function,
-  ...platformFunctions,
-  managedGrant(
-    'identity.member_profiles',
-    sql`revoke execute on function identity.member_profiles(uuid, integer) from public`,
-  ),
-  managedGrant(
-    'identity.member_profiles to plinth_app',
-    sql`grant execute on function identity.member_profiles(uuid, integer) to plinth_app`,
-  ),
+  ...platformFunctions.flatMap((signature) => managedExecute(signature, 'plinth_platform')),
+  ...managedExecute('identity.member_profiles(uuid, integer)', 'plinth_app'),
   managedGrant('identity', sql`grant usage on schema ${identity} to plinth_app, plinth_platform`),
   managedGrant(
     'identity.organizations',

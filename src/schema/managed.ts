@@ -30,14 +30,20 @@ const managed = (phase: ManagedObject['phase'], name: string, create: SQL): Mana
   phase,
 })
 
-/** A role, created unless the cluster has it: roles belong to all databases of a server. */
+/**
+ * A role, created unless the cluster has it: roles belong to all databases of a server. Looked for first,
+ * since an owner who may not create roles is refused before Postgres finds that there is nothing to do.
+ */
 export const managedRole = (name: string) =>
   managed(
     'before',
     `role ${name}`,
-    sql.raw(
-      `do $$ begin create role ${name} nologin; exception when duplicate_object or unique_violation then null; end $$`,
-    ),
+    sql.raw(`do $$ begin
+  if not exists (select from pg_catalog.pg_roles where rolname = '${name}') then
+    create role ${name} nologin;
+  end if;
+exception when duplicate_object or unique_violation then null;
+end $$`),
   )
 
 /** An extension, in `public`, where the schema's types and operators are looked for. */
@@ -86,6 +92,15 @@ export const managedFunction = (signature: string, create: SQL) =>
 
 /** A privilege given or taken. Repeating one changes nothing. */
 export const managedGrant = (name: string, grant: SQL) => managed('after', `grant ${name}`, grant)
+
+/** The right to call a function: taken from everybody, who have it by default, and given to one role. */
+export const managedExecute = (signature: string, role: 'plinth_app' | 'plinth_platform') => [
+  managedGrant(signature, sql.raw(`revoke execute on function ${signature} from public`)),
+  managedGrant(
+    `${signature} to ${role}`,
+    sql.raw(`grant execute on function ${signature} to ${role}`),
+  ),
+]
 
 /** A statement that a new database needs once to be usable, such as its first partitions. */
 export const managedCall = (name: string, call: SQL) => managed('after', `call ${name}`, call)

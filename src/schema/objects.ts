@@ -4,6 +4,7 @@ import { identityObjects } from './identity.ts'
 import type { ManagedObject } from './managed.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
+import { retrievalObjects } from './retrieval.ts'
 import { searchObjects } from './search.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
@@ -12,6 +13,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...partitionObjects,
   ...identityObjects,
   ...searchObjects,
+  ...retrievalObjects,
   ...costsObjects,
   ...activityObjects,
 ]

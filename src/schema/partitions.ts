@@ -1,5 +1,7 @@
 import { sql } from 'drizzle-orm'
-import { managedFunction, managedGrant, managedSchema } from './managed.ts'
+import { managedExecute, managedFunction, managedGrant, managedSchema } from './managed.ts'
+
+const signature = 'partitions.create_months(text, text, timestamptz, timestamptz)'
 
 /**
  * Makes the monthly partitions of a table for every month that `first` to `last` touches. Those that
@@ -9,7 +11,7 @@ import { managedFunction, managedGrant, managedSchema } from './managed.ts'
  * partitioned by range and belongs to that owner; the names are quoted by %I.
  */
 const createMonths = managedFunction(
-  'partitions.create_months(text, text, timestamptz, timestamptz)',
+  signature,
   sql`
 create or replace function partitions.create_months(
   parent_schema text, parent_table text, first timestamptz, last timestamptz)
@@ -51,13 +53,6 @@ export const partitionObjects = [
   // USAGE is plinth_platform's for the function above; no role is granted any table in here.
   managedSchema('partitions'),
   createMonths,
-  managedGrant(
-    'partitions.create_months',
-    sql`revoke execute on function partitions.create_months(text, text, timestamptz, timestamptz) from public`,
-  ),
-  managedGrant(
-    'partitions.create_months to plinth_platform',
-    sql`grant execute on function partitions.create_months(text, text, timestamptz, timestamptz) to plinth_platform`,
-  ),
+  ...managedExecute(signature, 'plinth_platform'),
   managedGrant('partitions', sql`grant usage on schema partitions to plinth_platform`),
 ]

@@ -76,22 +76,31 @@ export async function rollback<T>(db: Database, work: (tx: Database) => Promise<
   return (result as { value: T }).value
 }
 
-/** One statement, and DELETE where a table is empty: TRUNCATE makes a new file for each. */
+/**
+ * DELETE, and only where there are rows: TRUNCATE makes new files for every table and index. Without
+ * triggers, and so without foreign keys, in any order.
+ */
 const RESET = sql`
 do $$
 declare
   found record;
-  tables text;
+  has_rows boolean;
 begin
+  set local session_replication_role = replica;
   for found in
     select c.oid::regclass as child from pg_inherits i join pg_class c on c.oid = i.inhrelid
     where i.inhparent = 'search.embeddings'::regclass
   loop
     execute format('drop table %s', found.child);
   end loop;
-  select string_agg(format('%I.%I', n.nspname, c.relname), ', ') into tables
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  for found in
+    select c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition
-      and n.nspname not in ('pg_catalog', 'information_schema', 'drizzle');
-  execute 'truncate ' || tables || ' restart identity cascade';
+      and n.nspname not in ('pg_catalog', 'information_schema', 'drizzle')
+  loop
+    execute format('select exists (select from %s)', found.name) into has_rows;
+    if has_rows then
+      execute format('delete from %s', found.name);
+    end if;
+  end loop;
 end $$`

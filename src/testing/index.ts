@@ -1,3 +1,5 @@
+export * from './activity.ts'
+export * from './costs.ts'
 export {
   type CreateTestDatabaseOptions,
   createTestDatabase,
@@ -5,3 +7,4 @@ export {
   type TestDatabase,
 } from './database.ts'
 export * from './factories.ts'
+export * from './search.ts'

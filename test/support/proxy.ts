@@ -18,7 +18,7 @@ export interface FaultyNetwork {
   accept(): Promise<void>
   /** Holds back what the server answers, until the connection is cut. */
   stall(): void
-  /** Cuts every connection as soon as the server has answered so many bytes more, and delivers these. */
+  /** Cuts a connection when so many bytes more have been answered, and delivers these. */
   cutAfter(bytes: number): void
   close(): Promise<void>
 }
@@ -57,7 +57,8 @@ export async function openProxy(
         client.write(part)
         if (remaining > 0) return
         remaining = Number.POSITIVE_INFINITY
-        for (const [other] of pairs) other.end()
+        client.end()
+        upstream.destroy()
       }),
     )
     for (const [socket, peer] of [pair, [upstream, client] as const]) {

@@ -173,12 +173,18 @@ function candidates({ name, type, labels, isRequired, isKey }: Column, maker: Ma
 const isPersonal = (name: string) =>
   /^(user|owner|actor|author|creator|assignee)_id$|_by$/.test(name)
 
+/** Whether a literal is worth a try: another type's would only be refused. */
+const fits = (type: string, literal: string) =>
+  /^(numeric|real|double|integer|bigint|smallint)/.test(type)
+    ? /^[\d.]+$/.test(literal)
+    : /^(character|text|citext|date|interval|timestamp)/.test(type)
+
 /** The text and number literals in a constraint: often just what it wants. */
 const literals = (definition: string) => [
   ...[...definition.matchAll(/'((?:[^']|'')*)'/g)].map(([, text = '']) =>
     text.replaceAll("''", "'"),
   ),
-  ...[...definition.matchAll(/(?<![\w'])\d+(?![\w'])/g)].flatMap(([number]) => [
+  ...[...definition.matchAll(/(?<![\w'.])\d+(\.\d+)?(?![\w'.])/g)].flatMap(([number]) => [
     number,
     String(Number(number) + 1),
   ]),
@@ -218,7 +224,7 @@ export async function makeRow(db: Database, table: Relation, maker: Maker): Prom
   const choose = async (names: string[], extra: string[], attempt: number) => {
     for (const column of described.columns) {
       if (!names.includes(column.name)) continue
-      const all = [...candidates(column, maker), ...extra]
+      const all = [...candidates(column, maker), ...extra.filter((text) => fits(column.type, text))]
       const at = attempt === 0 ? 0 : Math.floor(Math.random() * all.length)
       chosen[column.name] = all[at] ?? null
     }

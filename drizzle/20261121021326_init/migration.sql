@@ -1,8 +1,18 @@
 -- managed: role plinth_app
-do $$ begin create role plinth_app nologin; exception when duplicate_object or unique_violation then null; end $$;
+do $$ begin
+  if not exists (select from pg_catalog.pg_roles where rolname = 'plinth_app') then
+    create role plinth_app nologin;
+  end if;
+exception when duplicate_object or unique_violation then null;
+end $$;
 --> statement-breakpoint
 -- managed: role plinth_platform
-do $$ begin create role plinth_platform nologin; exception when duplicate_object or unique_violation then null; end $$;
+do $$ begin
+  if not exists (select from pg_catalog.pg_roles where rolname = 'plinth_platform') then
+    create role plinth_platform nologin;
+  end if;
+exception when duplicate_object or unique_violation then null;
+end $$;
 --> statement-breakpoint
 -- managed: schema partitions
 create schema if not exists partitions;
@@ -412,10 +422,10 @@ begin
   return made;
 end $$;
 --> statement-breakpoint
--- managed: grant partitions.create_months
+-- managed: grant partitions.create_months(text, text, timestamptz, timestamptz)
 revoke execute on function partitions.create_months(text, text, timestamptz, timestamptz) from public;
 --> statement-breakpoint
--- managed: grant partitions.create_months to plinth_platform
+-- managed: grant partitions.create_months(text, text, timestamptz, timestamptz) to plinth_platform
 grant execute on function partitions.create_months(text, text, timestamptz, timestamptz) to plinth_platform;
 --> statement-breakpoint
 -- managed: grant partitions
@@ -549,7 +559,7 @@ create or replace function identity.uuid_v7()
 returns uuid language plpgsql volatile set search_path = '' as $$
 declare
   microseconds bigint := floor(extract(epoch from clock_timestamp()) * 1000000);
-  -- 48 bits of milliseconds, the version, 12 bits of the rest of the millisecond, 62 random ones.
+  -- 48 bits of milliseconds, the version, 12 bits of their fraction, 62 random ones.
   stamp text := lpad(to_hex(microseconds / 1000), 12, '0')
     || '7' || lpad(to_hex((microseconds % 1000) * 4096 / 1000), 3, '0');
 begin
@@ -598,10 +608,10 @@ revoke execute on function identity.member_organizations(uuid, uuid, integer) fr
 -- managed: grant identity.member_organizations(uuid, uuid, integer) to plinth_platform
 grant execute on function identity.member_organizations(uuid, uuid, integer) to plinth_platform;
 --> statement-breakpoint
--- managed: grant identity.member_profiles
+-- managed: grant identity.member_profiles(uuid, integer)
 revoke execute on function identity.member_profiles(uuid, integer) from public;
 --> statement-breakpoint
--- managed: grant identity.member_profiles to plinth_app
+-- managed: grant identity.member_profiles(uuid, integer) to plinth_app
 grant execute on function identity.member_profiles(uuid, integer) to plinth_app;
 --> statement-breakpoint
 -- managed: grant identity
@@ -658,6 +668,45 @@ begin
   execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
     child || '_hnsw', child, dims, ops);
 end $$;
+--> statement-breakpoint
+-- managed: grant search.create_partition(uuid)
+revoke execute on function search.create_partition(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.create_partition(uuid) to plinth_platform
+grant execute on function search.create_partition(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search
+grant usage on schema "search" to plinth_app, plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.spaces
+grant select on "search"."spaces" to plinth_app;
+--> statement-breakpoint
+-- managed: grant search.spaces to plinth_platform
+grant select, insert, update, delete on "search"."spaces" to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.chunks
+grant select, insert, update, delete on "search"."chunks" to plinth_app;
+--> statement-breakpoint
+-- managed: grant search.embeddings
+grant select, insert, update, delete on "search"."embeddings" to plinth_app;
+--> statement-breakpoint
+-- managed: grant search.searches
+grant select, insert on "search"."searches" to plinth_app;
+--> statement-breakpoint
+-- managed: call partitions of search.searches
+select partitions.create_months('search', 'searches', now() - interval '1 month', now() + interval '12 months');
+--> statement-breakpoint
+-- managed: comment "search"."spaces"
+comment on table "search"."spaces" is 'What makes two vectors comparable: the model that made them, and how.';
+--> statement-breakpoint
+-- managed: comment "search"."chunks"
+comment on table "search"."chunks" is 'A passage of a source, as it is found.';
+--> statement-breakpoint
+-- managed: comment "search"."embeddings"
+comment on table "search"."embeddings" is 'The vector of a chunk in a space; one partition a space.';
+--> statement-breakpoint
+-- managed: comment "search"."searches"
+comment on table "search"."searches" is 'What was asked, and how well it was answered. Append-only.';
 --> statement-breakpoint
 -- managed: function search.count_embeddings(uuid, integer)
 create or replace function search.count_embeddings(space uuid, bound integer)
@@ -759,44 +808,23 @@ begin
     using nullif(current_setting('plinth.organization_id', true), '')::uuid, terms, max_rows, source_types, source_ids, project, category, owner, since, until;
 end $$;
 --> statement-breakpoint
--- managed: grant search.create_partition(uuid)
-revoke execute on function search.create_partition(uuid) from public;
+-- managed: grant search.count_embeddings(uuid, integer)
+revoke execute on function search.count_embeddings(uuid, integer) from public;
 --> statement-breakpoint
--- managed: grant search.create_partition(uuid) to plinth_platform
-grant execute on function search.create_partition(uuid) to plinth_platform;
+-- managed: grant search.count_embeddings(uuid, integer) to plinth_app
+grant execute on function search.count_embeddings(uuid, integer) to plinth_app;
 --> statement-breakpoint
--- managed: grant search
-grant usage on schema "search" to plinth_app, plinth_platform;
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
+revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) from public;
 --> statement-breakpoint
--- managed: grant search.spaces
-grant select on "search"."spaces" to plinth_app;
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) to plinth_app
+grant execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) to plinth_app;
 --> statement-breakpoint
--- managed: grant search.spaces to plinth_platform
-grant select, insert, update, delete on "search"."spaces" to plinth_platform;
+-- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
+revoke execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) from public;
 --> statement-breakpoint
--- managed: grant search.chunks
-grant select, insert, update, delete on "search"."chunks" to plinth_app;
---> statement-breakpoint
--- managed: grant search.embeddings
-grant select, insert, update, delete on "search"."embeddings" to plinth_app;
---> statement-breakpoint
--- managed: grant search.searches
-grant select, insert on "search"."searches" to plinth_app;
---> statement-breakpoint
--- managed: call partitions of search.searches
-select partitions.create_months('search', 'searches', now() - interval '1 month', now() + interval '12 months');
---> statement-breakpoint
--- managed: comment "search"."spaces"
-comment on table "search"."spaces" is 'What makes two vectors comparable: the model that made them, and how.';
---> statement-breakpoint
--- managed: comment "search"."chunks"
-comment on table "search"."chunks" is 'A passage of a source, as it is found.';
---> statement-breakpoint
--- managed: comment "search"."embeddings"
-comment on table "search"."embeddings" is 'The vector of a chunk in a space; one partition a space.';
---> statement-breakpoint
--- managed: comment "search"."searches"
-comment on table "search"."searches" is 'What was asked, and how well it was answered. Append-only.';
+-- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) to plinth_app
+grant execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) to plinth_app;
 --> statement-breakpoint
 -- managed: constraint model_prices_validity_excl
 alter table "costs"."model_prices" drop constraint if exists "model_prices_validity_excl", add constraint "model_prices_validity_excl" exclude using gist (provider with =, model with =, unit with =, tier_from with =, tstzrange(valid_from, valid_to) with &&);

@@ -1,0 +1,27 @@
+#!/usr/bin/env node
+import { readFile } from 'node:fs/promises'
+import { Command, CommanderError } from 'commander'
+import { demoCommand } from './demo.ts'
+import { migrateCommand } from './migrate.ts'
+import { partitionsCommand } from './partitions.ts'
+import { exitCodeOf, tell } from './terminal.ts'
+
+const { version } = JSON.parse(
+  await readFile(new URL('../../package.json', import.meta.url), 'utf8'),
+) as { version: string }
+
+const program = new Command('plinth')
+  .description('The database layer of an AI product: on PGlite without a server, and on Postgres.')
+  .version(version)
+  .exitOverride()
+for (const command of [demoCommand(), migrateCommand(), partitionsCommand()]) {
+  program.addCommand(command.copyInheritedSettings(program))
+}
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  // Commander has said already what is wrong.
+  if (!(error instanceof CommanderError)) tell(error)
+  process.exitCode = exitCodeOf(error)
+}

@@ -1,0 +1,20 @@
+export { type Connection, type ConnectOptions, connect, type Database } from './database.ts'
+export {
+  type Embedded,
+  type EmbeddingModel,
+  embedTexts,
+  type HashingModelOptions,
+  hashingModel,
+} from './embedding.ts'
+export * from './errors.ts'
+export * from './lifecycle/partitions.ts'
+export { type MigrateOptions, type MigrationProgress, migrate } from './migrations/apply.ts'
+export * from './queries/index.ts'
+export {
+  asService,
+  inTenant,
+  readInTenant,
+  type Scope,
+  type ScopeRole,
+  type Tenant,
+} from './tenant.ts'

@@ -1,0 +1,185 @@
+import { and, eq, gte, lt, sql } from 'drizzle-orm'
+import type { PgColumn } from 'drizzle-orm/pg-core'
+import { rowsOf } from '../database.ts'
+import { ValidationError } from '../errors.ts'
+import { usageEvents } from '../schema/costs.ts'
+import type { Tenant } from '../tenant.ts'
+import { checkInstant, checkLimit, checkOneOf, checkText, checkUuid } from '../validation.ts'
+
+export * from './usage.ts'
+
+const MAX_PAGE = 500
+const MAX_ROWS = 10_000
+
+const SPEND_BY = ['user', 'model', 'endpoint', 'project'] as const
+export type SpendBy = (typeof SPEND_BY)[number]
+const SPEND_PERIODS = ['hour', 'day', 'month'] as const
+export type SpendPeriod = (typeof SPEND_PERIODS)[number]
+
+export interface SpendRange {
+  /** The earliest time to sum up. */
+  since: Date
+  /** The time before which to sum up. */
+  until?: Date
+  /** Only what this user has spent. */
+  userId?: string
+}
+
+export interface SpendOptions<By extends SpendBy, Period extends SpendPeriod> extends SpendRange {
+  period?: Period
+  /** Where days and months begin: `UTC`, or a name such as `Europe/Berlin`. */
+  timeZone?: string
+  by?: By
+  /** Up to 10,000. */
+  limit?: number
+}
+
+interface SpendKeys {
+  user: { userId: string | null }
+  model: { provider: string; model: string }
+  endpoint: { endpoint: string | null }
+  project: { projectId: string | null }
+}
+
+export interface Spend {
+  /** Nano-dollars of what has a price. */
+  costNanos: bigint
+  events: number
+  /** How many of the events have no price, so that the cost is higher than it says. */
+  unpriced: number
+  /** Input, output and embedding tokens. */
+  tokens: number
+}
+
+/** With the start of the period, and what it is summed up by. */
+export type SpendRow<By extends SpendBy = never, Period extends SpendPeriod = never> = Spend &
+  ([Period] extends [never] ? unknown : { period: Date }) &
+  ([By] extends [never] ? unknown : SpendKeys[By])
+
+/**
+ * Sums up what was spent: in all, by period, by what it was for, or by both. Oldest period first, within
+ * it the dearest first. Periods without a call have no row; without any call there is none at all.
+ *
+ * Admins and services sum up everything, other members what is on record under their own name. Such a
+ * member should be given as `userId` too: the index then finds the lines, which the policy can only
+ * pick out of everyone's.
+ *
+ * @throws {ValidationError} also for a time zone that is no name of one.
+ */
+export async function spend<By extends SpendBy = never, Period extends SpendPeriod = never>(
+  tenant: Tenant,
+  { period, timeZone = 'UTC', by, limit = 1_000, ...range }: SpendOptions<By, Period>,
+): Promise<SpendRow<By, Period>[]> {
+  if (period !== undefined) checkOneOf('period', period, SPEND_PERIODS)
+  checkTimeZone(timeZone)
+  if (by !== undefined) checkOneOf('by', by, SPEND_BY)
+  checkLimit(limit, MAX_ROWS)
+  return sumUp(tenant, { ...range, period, timeZone, by, limit })
+}
+
+export interface TopCostsOptions<By extends SpendBy> extends SpendRange {
+  by: By
+  /** Up to 500. */
+  limit?: number
+}
+
+/** Sums up as `spend`, over the whole range, the dearest first. @throws {ValidationError} */
+export async function topCosts<By extends SpendBy>(
+  tenant: Tenant,
+  { by, limit = 10, ...range }: TopCostsOptions<By>,
+): Promise<SpendRow<By>[]> {
+  checkOneOf('by', by, SPEND_BY)
+  checkLimit(limit, MAX_PAGE)
+  return sumUp<By, never>(tenant, { ...range, by, period: undefined, timeZone: 'UTC', limit })
+}
+
+/** The columns of each grouping, which are part of the ledger's own names and never of the caller's. */
+const KEYS: Record<SpendBy, readonly { as: string; column: PgColumn }[]> = {
+  user: [{ as: 'userId', column: usageEvents.userId }],
+  model: [
+    { as: 'provider', column: usageEvents.provider },
+    { as: 'model', column: usageEvents.model },
+  ],
+  endpoint: [{ as: 'endpoint', column: usageEvents.endpoint }],
+  project: [{ as: 'projectId', column: usageEvents.projectId }],
+}
+
+interface SumUpOptions extends SpendRange {
+  by: SpendBy | undefined
+  period: SpendPeriod | undefined
+  timeZone: string
+  limit: number
+}
+
+async function sumUp<By extends SpendBy, Period extends SpendPeriod>(
+  { db, organizationId }: Tenant,
+  { since, until, userId, by, period, timeZone, limit }: SumUpOptions,
+): Promise<SpendRow<By, Period>[]> {
+  checkInstant('since', since)
+  if (until !== undefined) checkInstant('until', until)
+  if (userId !== undefined) checkUuid('userId', userId)
+  const events = usageEvents
+  const keys = [
+    ...(period
+      ? [
+          {
+            as: 'period',
+            key: sql`date_trunc(${period}, ${events.occurredAt}, ${timeZone}::text)`,
+          },
+        ]
+      : []),
+    ...(by ? KEYS[by] : []).map(({ as, column }) => ({ as, key: sql`${column}` })),
+  ]
+  // By position, since a parameter that is sent twice is not the same expression to Postgres.
+  const positions = keys.map((_, index) => sql.raw(String(index + 1)))
+  const [first, ...rest] = period ? positions : [undefined, ...positions]
+  const order = sql.join([...(first ? [first] : []), sql`cost desc`, ...rest], sql`, `)
+
+  const rows = await rowsOf<Record<string, string | null>>(
+    db,
+    sql`
+      select ${sql.join(
+        keys.map(({ as, key }) => sql`${key} as ${sql.identifier(as)}, `),
+        sql``,
+      )}
+        coalesce(sum(${events.costNanos}), 0)::numeric as cost,
+        count(*)::text as events,
+        count(*) filter (where ${events.costNanos} is null)::text as unpriced,
+        sum(${events.inputTokens} + ${events.outputTokens} + ${events.embeddingTokens})::text as tokens
+      from ${events}
+      where ${and(
+        eq(events.organizationId, organizationId),
+        gte(events.occurredAt, since),
+        until && lt(events.occurredAt, until),
+        userId !== undefined ? eq(events.userId, userId) : undefined,
+      )}
+      ${positions.length > 0 ? sql`group by ${sql.join(positions, sql`, `)}` : sql`having count(*) > 0`}
+      order by ${order}
+      limit ${limit}`,
+  )
+  return rows.map(
+    ({ period: start, cost, events, unpriced, tokens, ...names }) =>
+      ({
+        ...(start != null && { period: new Date(start) }),
+        ...names,
+        costNanos: BigInt(cost ?? 0),
+        events: Number(events),
+        unpriced: Number(unpriced),
+        tokens: Number(tokens),
+      }) as SpendRow<By, Period>,
+  )
+}
+
+/** Checks the name of a time zone. Not an offset, nor a short name: Postgres reads +01:00 and CET in ways of its own. */
+function checkTimeZone(timeZone: unknown): asserts timeZone is string {
+  checkText('timeZone', timeZone, { max: 100 })
+  const problem = 'must be UTC or a name such as Europe/Berlin'
+  if (timeZone !== 'UTC' && !/^[A-Za-z_]+\/[\w+/-]+$/.test(timeZone)) {
+    throw new ValidationError('timeZone', problem)
+  }
+  try {
+    new Intl.DateTimeFormat('en', { timeZone })
+  } catch {
+    throw new ValidationError('timeZone', problem)
+  }
+}
