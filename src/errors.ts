@@ -11,10 +11,13 @@ export class ValidationError extends PlinthError {
   override readonly name = 'ValidationError'
   /** The path of the argument, such as `entries[3].resourceId`. */
   readonly argument: string
+  /** What is wrong with it, as a sentence without its subject. */
+  readonly problem: string
 
   constructor(argument: string, problem: string) {
     super(`${argument} ${problem}`)
     this.argument = argument
+    this.problem = problem
   }
 }
 

@@ -131,7 +131,8 @@ export function openSlot(settings: Settings, connectTimeoutMs: number, onClose: 
     target_session_attrs: undefined,
     socket: () => {
       if (socket || slot.lost) throw new Error('the server closed the connection')
-      socket = path ? connect(path) : connect(port as number, host)
+      // A statement behind others that are not answered yet must not wait for their acknowledgement.
+      socket = (path ? connect(path) : connect(port as number, host)).setNoDelay()
       // Where postgres.js looks for the name that a certificate must carry.
       return Object.assign(socket, { host })
     },

@@ -47,8 +47,7 @@ const tenants = new WeakMap<Database, Tenant>()
 /**
  * Runs `work` in a transaction, as a member of an organization.
  *
- * Entering and leaving are sent but not awaited: they travel with the first query of `work` and with
- * COMMIT. A refusal aborts the transaction, so that no later query of it can run. Within a transaction
+ * Entering is sent but not awaited: it travels with BEGIN and the first query of `work`. A refusal aborts the transaction, so that no later query of it can run. Within a transaction
  * that is in the same scope already, `work` joins it.
  *
  * @throws {ForbiddenError} for who is no member, an archived organization, a deactivated user, and
@@ -92,11 +91,11 @@ export async function asService<T>(
  *
  * @throws what `inTenant` throws; {TransactionError} for a write and for a late statement.
  */
-export async function readInTenant<const Queries extends readonly Promise<unknown>[]>(
+export async function readInTenant<const Queries extends readonly PromiseLike<unknown>[]>(
   db: Database,
   { organizationId, userId }: Scope,
   queries: (tenant: Tenant) => Queries,
-): Promise<{ -readonly [Key in keyof Queries]: Awaited<Queries[Key]> }> {
+): Promise<Answers<Queries>> {
   checkUuid('organizationId', organizationId)
   checkUuid('userId', userId)
   const entrance = { organizationId, userId }
@@ -134,21 +133,19 @@ async function within<T>(db: Database, entrance: Entrance, work: Work<T>): Promi
     return work(outer)
   }
   return mapErrors(async () => {
-    // Other drivers take one query at a time.
+    // Other drivers take one query at a time, and do not look at what COMMIT answers. Nor is a savepoint the
+    // end of SET LOCAL, as COMMIT is.
     const paced = !isPipelined(db)
-    const { result, left } = await db.transaction(async (tx) => {
+    return db.transaction(async (tx) => {
       const role = awaitedLater(enter(tx, entrance))
       if (paced) await role
       // The refusal is the error to report, and not the aborted transaction that follows from it.
       const result = await call(work, bind(tx, entrance, role)).finally(() => role)
 
-      const left = awaitedLater(leave(tx))
-      if (paced) await left
-      return { result, left }
+      // Rejects if a query of `work` failed and its error was caught: nothing has been written then.
+      if (paced) await leave(tx)
+      return result
     })
-    // Rejects if a query of `work` failed and its error was caught: nothing has been written then.
-    await left
-    return result
   })
 }
 
@@ -210,17 +207,28 @@ const LEAVE = sql`do $$ begin
   set local plinth.role = '';
 end $$`
 
-/** All answers, or the first failure in order that is not merely the consequence of another one. */
-async function allOf<const Queries extends readonly Promise<unknown>[]>(
+type Answers<Queries> = { -readonly [Key in keyof Queries]: Awaited<Queries[Key]> }
+
+/**
+ * All answers, or the first failure in order that is not merely the consequence of another one. Looks at
+ * each query once: to await one of Drizzle's again is to send it again.
+ */
+async function allOf<const Queries extends readonly PromiseLike<unknown>[]>(
   queries: Queries,
-): Promise<{ -readonly [Key in keyof Queries]: Awaited<Queries[Key]> }> {
-  const failures = (await Promise.allSettled(queries)).flatMap((settled) =>
-    settled.status === 'rejected' ? [toPlinthError(settled.reason)] : [],
+): Promise<Answers<Queries>> {
+  const settled = await Promise.allSettled(queries)
+  const failures = settled.flatMap((one) =>
+    one.status === 'rejected' ? [toPlinthError(one.reason)] : [],
   )
   const failure = failures.find((error) => !(error instanceof TransactionError)) ?? failures[0]
   if (failure) throw failure
-  return Promise.all(queries)
+  return answersOf<Queries>(
+    settled.map((one) => (one.status === 'fulfilled' ? one.value : undefined)),
+  )
 }
+
+/** The values that the queries of a list have come to, in the list's order, as its type has them. */
+const answersOf = <Queries>(values: unknown[]): Answers<Queries> => values as Answers<Queries>
 
 /** Marks a promise as awaited further on, so that until then its rejection is not an unhandled one. */
 function awaitedLater<T>(promise: Promise<T>): Promise<T> {

@@ -201,6 +201,15 @@ describe('readInTenant', () => {
     expect(members.map(({ userId }) => userId)).toEqual([scope.userId])
   })
 
+  test('sends a query of Drizzle’s own once', async () => {
+    const scope = await makeScope(root)
+    await inTenant(root, scope, (tenant) => makeChunk(tenant, note))
+
+    const [rows] = await readInTenant(root, scope, ({ db }) => [db.select().from(chunks)])
+
+    expect(rows).toHaveLength(1)
+  })
+
   test('writes nothing', async () => {
     const scope = await makeScope(root)
 

@@ -7,6 +7,7 @@ import { uuidV7 } from '../schema/columns.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkInstant,
+  checkItem,
   checkJson,
   checkLimit,
   checkList,
@@ -69,7 +70,7 @@ export async function recordActivities(
 ): Promise<string[]> {
   checkList('entries', entries, { max: MAX_ACTIVITIES })
   if (entries.length === 0) return []
-  for (const [index, entry] of entries.entries()) checkActivity(`entries[${index}]`, entry)
+  const objects = entries.map((entry, index) => checkActivity(`entries[${index}]`, entry))
   const ids = entries.map(({ id }) => id ?? uuidV7())
   const column = (type: string, pick: (entry: ActivityEntry) => string | null | undefined) => ({
     type,
@@ -82,8 +83,8 @@ export async function recordActivities(
     column('text', ({ resourceType }) => resourceType),
     column('text', ({ resourceId }) => resourceId),
     column('text', ({ resourceName }) => resourceName),
-    column('jsonb', ({ changes }) => changes && JSON.stringify(changes)),
-    column('jsonb', ({ metadata = {} }) => JSON.stringify(metadata)),
+    { type: 'jsonb', text: arrayOf(objects.map(({ changes }) => changes)) },
+    { type: 'jsonb', text: arrayOf(objects.map(({ metadata }) => metadata)) },
     column('inet', ({ ip }) => ip),
     column('text', ({ userAgent }) => userAgent),
     column('text', ({ requestId }) => requestId),
@@ -123,34 +124,38 @@ function arrayOf(values: readonly (string | null | undefined)[]): string {
   return `{${items.join(',')}}`
 }
 
-/** Checks a line that is to be recorded. */
-export function checkActivity(argument: string, entry: ActivityEntry): void {
-  if (typeof entry !== 'object' || entry === null) {
-    throw new ValidationError(argument, 'must be an object')
-  }
-  const at = (field: keyof ActivityEntry) => `${argument}.${field}`
-  const checkOptional = (field: keyof ActivityEntry, max: number) => {
-    if (entry[field] != null) checkText(at(field), entry[field], { max })
-  }
-  checkText(at('action'), entry.action, { max: MAX_ACTION })
-  checkOptional('resourceType', MAX_RESOURCE_TYPE)
-  checkOptional('resourceId', MAX_RESOURCE_ID)
-  checkOptional('resourceName', 1_000)
-  // As long as Node lets all headers of a request be.
-  checkOptional('userAgent', 16_384)
-  checkOptional('requestId', 200)
-  if (entry.actorId != null) checkUuid(at('actorId'), entry.actorId)
-  if (entry.changes != null) checkJson(at('changes'), entry.changes)
-  if (entry.metadata !== undefined) checkJson(at('metadata'), entry.metadata)
-  if (entry.ip != null) checkIp(at('ip'), entry.ip)
-  if (entry.occurredAt !== undefined) checkInstant(at('occurredAt'), entry.occurredAt)
-  if (entry.id !== undefined) checkUuid(at('id'), entry.id)
-  if (entry.resourceId != null && entry.resourceType == null) {
-    throw new ValidationError(at('resourceId'), 'needs a resourceType: no list finds it without')
-  }
-  if (entry.id !== undefined && entry.occurredAt === undefined) {
-    throw new ValidationError(at('id'), 'needs an occurredAt: only both together are recorded once')
-  }
+/** Checks a line that is to be recorded. @returns the JSON of its two objects. */
+export function checkActivity(
+  argument: string,
+  entry: ActivityEntry,
+): { changes: string | null; metadata: string } {
+  return checkItem(argument, entry, () => {
+    checkText('action', entry.action, { max: MAX_ACTION })
+    checkOptional('resourceType', entry.resourceType, MAX_RESOURCE_TYPE)
+    checkOptional('resourceId', entry.resourceId, MAX_RESOURCE_ID)
+    checkOptional('resourceName', entry.resourceName, 1_000)
+    // As long as Node lets all headers of a request be.
+    checkOptional('userAgent', entry.userAgent, 16_384)
+    checkOptional('requestId', entry.requestId, 200)
+    if (entry.actorId != null) checkUuid('actorId', entry.actorId)
+    if (entry.ip != null) checkIp('ip', entry.ip)
+    if (entry.occurredAt !== undefined) checkInstant('occurredAt', entry.occurredAt)
+    if (entry.id !== undefined) checkUuid('id', entry.id)
+    if (entry.resourceId != null && entry.resourceType == null) {
+      throw new ValidationError('resourceId', 'needs a resourceType: no list finds it without')
+    }
+    if (entry.id !== undefined && entry.occurredAt === undefined) {
+      throw new ValidationError('id', 'needs an occurredAt: only both together are recorded once')
+    }
+    return {
+      changes: entry.changes == null ? null : checkJson('changes', entry.changes),
+      metadata: entry.metadata === undefined ? '{}' : checkJson('metadata', entry.metadata),
+    }
+  })
+}
+
+function checkOptional(argument: string, value: unknown, max: number): void {
+  if (value != null) checkText(argument, value, { max })
 }
 
 function checkIp(argument: string, value: string): void {

@@ -46,14 +46,14 @@ export const shared = (): TenantRules => ({ read: true, ...written(isEditor) })
 
 /** The owner, and the admins. A viewer owns nothing. */
 export const owned = (owner: AnyPgColumn): TenantRules => ({
-  read: sql`(${owner} = ${scopedUser} or ${isAdmin})`,
-  ...written(sql`((${owner} = ${scopedUser} and ${isContributor}) or ${isAdmin})`),
+  read: sql`(${isAdmin} or ${owner} = ${scopedUser})`,
+  ...written(sql`(${isAdmin} or (${owner} = ${scopedUser} and ${isContributor}))`),
 })
 
 /** Anyone in scope appends in the own name or in nobody's, and reads the own; admins read all. */
 export const log = (actor: AnyPgColumn): TenantRules => ({
-  read: sql`(${actor} = ${scopedUser} or ${isAdmin})`,
-  insert: sql`(${actor} = ${scopedUser} or ${actor} is null or ${isAdmin})`,
+  read: sql`(${isAdmin} or ${actor} = ${scopedUser})`,
+  insert: sql`(${isAdmin} or ${actor} is null or ${actor} = ${scopedUser})`,
 })
 
 /** Admins only. */
@@ -61,7 +61,7 @@ export const administered = (): TenantRules => ({ read: isAdmin, ...written(isAd
 
 /** Which rows with a visibility a member sees. Also inside the function that searches text. */
 export const isVisible = (owner: SQL | AnyPgColumn, visibility: SQL | AnyPgColumn) =>
-  sql`(${visibility} = 'shared' or ${owner} = ${scopedUser} or ${isAdmin})`
+  sql`(${visibility} = 'shared' or ${isAdmin} or ${owner} = ${scopedUser})`
 
 /** Shared rows as `shared`, private ones as `owned`. */
 export const visible = (owner: AnyPgColumn, visibility: AnyPgColumn): TenantRules => ({

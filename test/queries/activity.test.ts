@@ -166,7 +166,7 @@ describe('recordActivities', () => {
     ['changes', { changes: [1] }],
     ['metadata', { metadata: null }],
     ['metadata.text', { metadata: { text: 'a\0' } }],
-    ['metadata.text', { metadata: { text: 'x'.repeat(10_000_000) } }],
+    ['metadata', { metadata: { text: 'x'.repeat(10_000_000) } }],
     ['ip', { ip: '10.0.0.0/8' }],
     ['ip', { ip: '256.1.1.1' }],
     ['ip', { ip: 'fe80::1%eth0' }],
