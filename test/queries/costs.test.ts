@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
 import { type Database, rowsOf } from '../../src/database.ts'
@@ -144,25 +145,42 @@ describe('recordUsages', () => {
     expect((await record(other)).duplicate).toBe(false)
   })
 
-  test.skipIf(!url)('20 at once with the same keys record and bill each call once', async () => {
+  test.skipIf(!url)('20 at once with one key record and bill one call', async () => {
     const scope = await makeScope(root)
-    const keys = Array.from({ length: 300 }, (_, index) => `key ${index}`)
-    const batch = (index: number) =>
-      // Half of them the other way round, which would deadlock if keys were not claimed in one order.
-      (index % 2 ? keys : keys.toReversed()).map((idempotencyKey) => ({
-        ...{ ...call, idempotencyKey, costNanos: 3n },
-      }))
+    const keyed = { ...call, idempotencyKey: 'k', costNanos: 3n }
 
     const answers = await Promise.all(
-      Array.from({ length: 20 }, (_, index) =>
-        inTenant(root, scope, (tenant) => recordUsages(tenant, batch(index))),
+      Array.from({ length: 20 }, () =>
+        inTenant(root, scope, (tenant) => recordUsage(tenant, keyed)),
       ),
     )
 
-    expect(answers.flat().filter(({ duplicate }) => !duplicate)).toHaveLength(300)
-    expect(new Set(answers.flat().map(({ id }) => id)).size).toBe(300)
+    expect(answers.filter(({ duplicate }) => !duplicate)).toHaveLength(1)
+    expect(new Set(answers.map(({ id }) => id)).size).toBe(1)
     const sums = await inTenant(root, scope, (tenant) => spend(tenant, { since }))
-    expect(sums).toMatchObject([{ costNanos: 900n, events: 300 }])
+    expect(sums).toMatchObject([{ costNanos: 3n, events: 1 }])
+  })
+
+  test.skipIf(!url)('two batches with the same keys in other orders do not deadlock', async () => {
+    const scope = await makeScope(root)
+    const record = (keys: string[]) =>
+      inTenant(root, scope, (tenant) =>
+        recordUsages(
+          tenant,
+          keys.map((idempotencyKey) => ({ ...call, idempotencyKey })),
+        ),
+      )
+
+    let batches: ReturnType<typeof record>[] = []
+    await inTenant(root, scope, async (tenant) => {
+      await recordUsage(tenant, { ...call, idempotencyKey: 'm' })
+      // Each would hold its first key while it waits for m, and then want the other one's.
+      batches = [record(['z', 'm', 'a']), record(['a', 'm', 'z'])]
+      await setTimeout(300)
+    })
+
+    const ids = (await Promise.all(batches)).map((batch) => batch.map(({ id }) => id))
+    expect(ids[0]).toEqual(ids[1]?.toReversed())
   })
 
   test('a member records in the own name or in nobody’s; a service in anybody’s', async ({

@@ -1,0 +1,147 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { sql } from 'drizzle-orm'
+import { describe, expect, onTestFinished, test as plain } from 'vitest'
+import { connect, rowsOf, run } from '../src/database.ts'
+import {
+  ConnectionError,
+  ConstraintError,
+  DatabaseInUseError,
+  LockError,
+  MissingPartitionError,
+  TimeoutError,
+  ValidationError,
+} from '../src/errors.ts'
+import { migrate } from '../src/migrations/apply.ts'
+import { recordActivity } from '../src/queries/activity.ts'
+import { listOrganizations } from '../src/queries/identity.ts'
+import { inTenant } from '../src/tenant.ts'
+import { makeOrganization, makeScope } from '../src/testing/factories.ts'
+import { owner, root, test, url } from './support/database.ts'
+
+async function folder(): Promise<string> {
+  const made = await mkdtemp(join(tmpdir(), 'plinth-'))
+  onTestFinished(() => rm(made, { recursive: true, force: true }))
+  return made
+}
+
+describe('the embedded database', () => {
+  plain('keeps what it is given, from one opening to the next', async () => {
+    const data = join(await folder(), 'deep', 'data')
+    const first = await connect(data)
+    await migrate(first)
+    const { ownerId, id } = await makeOrganization(first)
+    await first.close()
+    await first.close()
+
+    const second = await connect(data)
+    expect(await migrate(second)).toEqual([])
+    expect(await listOrganizations(second, { userId: ownerId })).toMatchObject([
+      { organizationId: id },
+    ])
+    await second.close()
+  })
+
+  plain('is refused while it is open, and opens after a process that died', async () => {
+    const data = await folder()
+    const db = await connect(data)
+
+    await expect(connect(data)).rejects.toBeInstanceOf(DatabaseInUseError)
+    await db.close()
+    // No process has so high a number.
+    await writeFile(join(data, 'lock'), '4194305')
+    const again = await connect(data)
+
+    expect(Number(await readFile(join(data, 'lock'), 'utf8'))).toBe(process.pid)
+    await again.close()
+  })
+
+  plain('has the extensions that the schema needs, and pg_trgm', async () => {
+    const db = await connect('memory://')
+    await run(db.execute(sql`create extension pg_trgm`))
+
+    expect(await rowsOf(db, sql`select similarity('word', 'words') > 0.5 as near`)).toEqual([
+      { near: true },
+    ])
+    await db.close()
+  })
+})
+
+plain('connect refuses options out of range before it opens anything', async () => {
+  for (const options of [
+    { maxConnections: 0 },
+    { statementTimeoutMs: -1 },
+    { idleTimeoutMs: 0.5 },
+  ]) {
+    const connecting = connect('postgres://nobody@127.0.0.1:1/none', options)
+    await expect(connecting).rejects.toBeInstanceOf(ValidationError)
+  }
+  await expect(connect('')).rejects.toBeInstanceOf(ValidationError)
+})
+
+plain('a server that is not there is a typed error, without the password', async () => {
+  const db = await connect('postgres://ann:geheim@127.0.0.1:1/none')
+
+  const error = await rowsOf(db, sql`select 1`).catch((error) => error)
+
+  expect(error).toBeInstanceOf(ConnectionError)
+  expect(JSON.stringify(error, Object.getOwnPropertyNames(error))).not.toContain('geheim')
+  await db.close()
+})
+
+describe('errors of the database', () => {
+  test('become errors of plinth', async ({ db }) => {
+    const scope = await makeScope(db)
+    const failing = (statement: ReturnType<typeof sql>) =>
+      db.transaction((tx) => rowsOf(tx, statement)).catch((error) => error)
+
+    const { organizationId } = scope
+    expect(
+      await failing(sql`insert into identity.users (id, email, display_name) values
+        (gen_random_uuid(), 'a@b.example', 'a'), (gen_random_uuid(), 'A@b.example', 'b')`),
+    ).toMatchObject({ name: 'ConstraintError', kind: 'unique', table: 'users' })
+    expect(
+      await failing(sql`insert into identity.organizations (id, slug, name) values
+        (gen_random_uuid(), '', 'a')`),
+    ).toMatchObject({ kind: 'check', constraint: 'organizations_slug_check' })
+    expect(
+      await failing(sql`insert into identity.organizations (id, slug) values
+        (gen_random_uuid(), 'a')`),
+    ).toMatchObject({ kind: 'not_null', constraint: 'name' })
+    const prices = sql`insert into costs.model_prices (id, provider, model, unit, nanos_per_million,
+      valid_from) values (gen_random_uuid(), 'p', 'm', 'input', 1, '2026-01-01'),
+      (gen_random_uuid(), 'p', 'm', 'input', 2, '2026-02-01')`
+    expect(await failing(prices)).toMatchObject({ kind: 'exclusion' })
+    expect(
+      await db
+        .transaction((tx) =>
+          inTenant(tx, scope, (tenant) =>
+            recordActivity(tenant, { action: 'a', occurredAt: new Date('1999-01-01') }),
+          ),
+        )
+        .catch((error) => error),
+    ).toBeInstanceOf(MissingPartitionError)
+    expect(await failing(sql`select * from nowhere`)).not.toBeInstanceOf(ConstraintError)
+    expect(organizationId).toBeDefined()
+  })
+
+  plain.skipIf(!url)('tell a timeout, and a lock that is held', async () => {
+    const db = await connect(String(url), { statementTimeoutMs: 100, maxConnections: 2 })
+    onTestFinished(() => db.close())
+
+    await expect(rowsOf(db, sql`select pg_sleep(5)`)).rejects.toMatchObject({
+      name: TimeoutError.name,
+      waitedFor: 'statement',
+    })
+    const { id } = await makeOrganization(root)
+    await owner.transaction(async (holder) => {
+      await rowsOf(holder, sql`select 1 from identity.organizations where id = ${id} for update`)
+      const waiting = rowsOf(
+        db,
+        sql`select 1 from identity.organizations where id = ${id} for update nowait`,
+      )
+      await expect(waiting).rejects.toBeInstanceOf(LockError)
+    })
+  })
+})
