@@ -22,15 +22,6 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
 }
 
-export async function measure(
-  name: string,
-  run: () => Promise<unknown>,
-  options?: MeasureOptions,
-): Promise<Measurement> {
-  const [measurement] = await measureAll({ [name]: run }, options)
-  return measurement as Measurement
-}
-
 /** Calls the candidates in turn, so that whatever slows the machine down slows down all of them. */
 export async function measureAll(
   candidates: Candidates,

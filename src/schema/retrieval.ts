@@ -44,7 +44,7 @@ declare
   op text;
   filters text := ${chunkFilters};
   slice text;
-  slice_rows integer;
+  is_large boolean;
   ids uuid[];
   distances float8[];
 begin
@@ -63,13 +63,13 @@ begin
     || filters;
 
   if filters = '' and source_types is null then
-    slice_rows := search.count_embeddings(space, exact_rows + 1);
+    is_large := search.exceeds(space, exact_rows);
   else
-    execute 'select count(*) from (select 1 from ' || slice || ' limit $11) as bounded'
-      into slice_rows using organization, space, query, ${filterArguments}, exact_rows + 1;
+    execute 'select exists (select 1 from ' || slice || ' offset $11 limit 1)'
+      into is_large using organization, space, query, ${filterArguments}, exact_rows;
   end if;
 
-  if slice_rows > exact_rows then
+  if is_large then
     set local hnsw.iterative_scan = 'relaxed_order';
     set local hnsw.ef_search = 200;
     execute format(
@@ -93,20 +93,21 @@ end $$`,
 )
 
 /**
- * How many vectors the organization in scope has in a space, up to a bound.
+ * Whether the organization in scope has more vectors in a space than a bound.
  *
- * SECURITY DEFINER: with the policy's columns to look at it could not be an index-only scan. A count of
- * what the caller may not see is of no use to them: nothing but the choice of a plan depends on it.
+ * SECURITY DEFINER: with the policy's columns to look at it could not be an index-only scan. To know it
+ * of what the caller may not see is of no use to them: nothing but the choice of a plan depends on it.
  */
-const countEmbeddings = managedFunction(
-  'search.count_embeddings(uuid, integer)',
+const exceeds = managedFunction(
+  'search.exceeds(uuid, integer)',
   sql`
-create or replace function search.count_embeddings(space uuid, bound integer)
-returns integer language plpgsql stable security definer set search_path = '' as $$
+create or replace function search.exceeds(space uuid, bound integer)
+returns boolean language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select count(*) from (
-    select 1 from ${embeddings} e
-    where e.organization_id = ${scopedOrganization} and e.space_id = space limit bound) as bounded);
+  perform 1 from ${embeddings} e
+    where e.organization_id = ${scopedOrganization} and e.space_id = space
+    offset bound limit 1;
+  return found;
 end $$`,
 )
 
@@ -144,10 +145,10 @@ end $$`,
 
 /** What a search calls in the database; in the order in which they are created. */
 export const retrievalObjects = [
-  countEmbeddings,
+  exceeds,
   nearestChunks,
   matchingChunks,
-  ...managedExecute('search.count_embeddings(uuid, integer)', 'plinth_app'),
+  ...managedExecute('search.exceeds(uuid, integer)', 'plinth_app'),
   ...managedExecute(nearestSignature, 'plinth_app'),
   ...managedExecute(matchingSignature, 'plinth_app'),
 ]

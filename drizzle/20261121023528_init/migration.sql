@@ -708,13 +708,14 @@ comment on table "search"."embeddings" is 'The vector of a chunk in a space; one
 -- managed: comment "search"."searches"
 comment on table "search"."searches" is 'What was asked, and how well it was answered. Append-only.';
 --> statement-breakpoint
--- managed: function search.count_embeddings(uuid, integer)
-create or replace function search.count_embeddings(space uuid, bound integer)
-returns integer language plpgsql stable security definer set search_path = '' as $$
+-- managed: function search.exceeds(uuid, integer)
+create or replace function search.exceeds(space uuid, bound integer)
+returns boolean language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select count(*) from (
-    select 1 from "search"."embeddings" e
-    where e.organization_id = nullif(current_setting('plinth.organization_id', true), '')::uuid and e.space_id = space limit bound) as bounded);
+  perform 1 from "search"."embeddings" e
+    where e.organization_id = nullif(current_setting('plinth.organization_id', true), '')::uuid and e.space_id = space
+    offset bound limit 1;
+  return found;
 end $$;
 --> statement-breakpoint
 -- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
@@ -734,7 +735,7 @@ declare
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end;
   slice text;
-  slice_rows integer;
+  is_large boolean;
   ids uuid[];
   distances float8[];
 begin
@@ -753,13 +754,13 @@ begin
     || filters;
 
   if filters = '' and source_types is null then
-    slice_rows := search.count_embeddings(space, exact_rows + 1);
+    is_large := search.exceeds(space, exact_rows);
   else
-    execute 'select count(*) from (select 1 from ' || slice || ' limit $11) as bounded'
-      into slice_rows using organization, space, query, source_types, source_ids, project, category, owner, since, until, exact_rows + 1;
+    execute 'select exists (select 1 from ' || slice || ' offset $11 limit 1)'
+      into is_large using organization, space, query, source_types, source_ids, project, category, owner, since, until, exact_rows;
   end if;
 
-  if slice_rows > exact_rows then
+  if is_large then
     set local hnsw.iterative_scan = 'relaxed_order';
     set local hnsw.ef_search = 200;
     execute format(
@@ -808,11 +809,11 @@ begin
     using nullif(current_setting('plinth.organization_id', true), '')::uuid, terms, max_rows, source_types, source_ids, project, category, owner, since, until;
 end $$;
 --> statement-breakpoint
--- managed: grant search.count_embeddings(uuid, integer)
-revoke execute on function search.count_embeddings(uuid, integer) from public;
+-- managed: grant search.exceeds(uuid, integer)
+revoke execute on function search.exceeds(uuid, integer) from public;
 --> statement-breakpoint
--- managed: grant search.count_embeddings(uuid, integer) to plinth_app
-grant execute on function search.count_embeddings(uuid, integer) to plinth_app;
+-- managed: grant search.exceeds(uuid, integer) to plinth_app
+grant execute on function search.exceeds(uuid, integer) to plinth_app;
 --> statement-breakpoint
 -- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
 revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz) from public;
