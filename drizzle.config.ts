@@ -1,5 +1,5 @@
 import { defineConfig } from 'drizzle-kit'
-import { openPglite, pgdata } from './src/database.ts'
+import { openEmbedded } from './src/database.ts'
 
 const url = process.env.DATABASE_URL
 // Only these open a database; `generate` must not make one.
@@ -14,5 +14,5 @@ const shared = {
 export default url
   ? defineConfig({ ...shared, dbCredentials: { url } })
   : connects
-    ? defineConfig({ ...shared, driver: 'pglite', client: await openPglite({ dataDir: pgdata() }) })
+    ? defineConfig({ ...shared, driver: 'pglite', client: await openEmbedded() })
     : defineConfig(shared)

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm'
 import { connect, type Database, rowsOf } from '../src/database.ts'
+import { vectorText } from '../src/embedding.ts'
 import { search } from '../src/queries/search.ts'
-import { vectorText } from '../src/queries/sources.ts'
 import { createSpace } from '../src/queries/spaces.ts'
 import { uuidV7 } from '../src/schema/columns.ts'
 import type { Space } from '../src/schema/search.ts'

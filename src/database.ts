@@ -1,8 +1,10 @@
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { SQL } from 'drizzle-orm'
+import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import type { PgAsyncDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
-import { DatabaseInUseError, MissingPackageError, toPlinthError } from './errors.ts'
+import { MissingPackageError, TransactionError, toPlinthError } from './errors.ts'
+import { lockFolder } from './folder.ts'
 import type { PoolOptions } from './pool.ts'
 import { checkInteger, checkText } from './validation.ts'
 
@@ -24,6 +26,16 @@ export type Connection = Database & {
 
 export interface ConnectOptions extends PoolOptions {}
 
+/** The options that are numbers: how many, and how long in milliseconds. */
+const LIMITS = [
+  'maxConnections',
+  'connectTimeoutMs',
+  'acquireTimeoutMs',
+  'statementTimeoutMs',
+  'idleInTransactionTimeoutMs',
+  'idleTimeoutMs',
+] as const satisfies (keyof ConnectOptions)[]
+
 const EMBEDDED_FOLDER = '.plinth'
 
 /**
@@ -35,7 +47,7 @@ const EMBEDDED_FOLDER = '.plinth'
  *
  * @throws {DatabaseInUseError} if another process has the folder open.
  * @throws {MissingPackageError} without the driver's package, which is an optional peer.
- * @throws {ValidationError} for an option out of range.
+ * @throws {ValidationError} for an option out of range, and for what can be no folder.
  */
 export async function connect(
   target = EMBEDDED_FOLDER,
@@ -48,9 +60,9 @@ export async function connect(
 }
 
 async function connectPostgres(url: string, options: ConnectOptions): Promise<Connection> {
-  for (const [name, value] of Object.entries(options)) {
-    if (typeof value === 'number')
-      checkInteger(`options.${name}`, value, { min: 1, max: 2 ** 31 - 1 })
+  for (const name of LIMITS) {
+    const value = options[name]
+    if (value !== undefined) checkInteger(`options.${name}`, value, { min: 1, max: 2 ** 31 - 1 })
   }
   const [{ openPool }, { drizzle }] = await optional(
     ['postgres'],
@@ -67,24 +79,27 @@ async function connectPostgres(url: string, options: ConnectOptions): Promise<Co
 export const isPipelined = (db: Database): boolean => 'engine' in db && db.engine === 'postgres'
 
 async function connectEmbedded(folder: string): Promise<Connection> {
-  const inMemory = folder.startsWith('memory://')
-  const unlock = inMemory ? async () => {} : await lockFolder(folder)
+  const { drizzle } = await optional(EMBEDDED_PACKAGES, import('drizzle-orm/pglite'))
+  const client = folder.startsWith('memory://') ? await openPglite() : await openEmbedded(folder)
+  const close = async () => {
+    if (!client.closed) await client.close()
+  }
+  return Object.assign(drizzle({ client }), { engine: 'pglite' as const, close })
+}
+
+/** Opens the PGlite of a folder, which is this process's own until it is closed. */
+export async function openEmbedded(folder = EMBEDDED_FOLDER) {
+  const unlock = await lockFolder(folder)
   try {
-    const { drizzle } = await optional(EMBEDDED_PACKAGES, import('drizzle-orm/pglite'))
-    const client = await openPglite(inMemory ? {} : { dataDir: pgdata(folder) })
-    const close = async () => {
-      if (!client.closed) await client.close()
-      await unlock()
-    }
-    return Object.assign(drizzle({ client }), { engine: 'pglite' as const, close })
+    const client = await openPglite({ dataDir: join(folder, 'pgdata') })
+    const close = client.close.bind(client)
+    client.close = () => close().finally(unlock)
+    return client
   } catch (error) {
     await unlock()
     throw error
   }
 }
-
-/** Where the files of an embedded database are, beside its lock. */
-export const pgdata = (folder = EMBEDDED_FOLDER) => join(folder, 'pgdata')
 
 const EMBEDDED_PACKAGES = ['@electric-sql/pglite', '@electric-sql/pglite-pgvector']
 
@@ -101,7 +116,39 @@ export async function openPglite(options: { dataDir?: string; loadDataDir?: Blob
     ]),
   )
   if (options.dataDir) await mkdir(options.dataDir, { recursive: true })
-  return PGlite.create({ ...options, extensions: { vector, pg_trgm, btree_gin, btree_gist } })
+  const extensions = { vector, pg_trgm, btree_gin, btree_gist }
+  return guard(await PGlite.create({ ...options, extensions }))
+}
+
+type Method = (...args: never[]) => Promise<unknown>
+
+/**
+ * Refuses a query beside the transaction that it is called from. A PGlite has one session: the query would
+ * wait for the transaction, and the transaction for it.
+ */
+function guard<Client extends { transaction: Method; query: Method; exec: Method }>(
+  client: Client,
+) {
+  const calls = new AsyncLocalStorage<{ isOpen: boolean }>()
+  const refused = <M extends Method>(method: M) =>
+    ((...args) => {
+      if (!calls.getStore()?.isOpen) return method.apply(client, args)
+      const problem = 'the embedded database has one session; in a transaction, use its own handle'
+      return Promise.reject(new TransactionError(problem))
+    }) as M
+  const begin = client.transaction
+  const transaction: Method = async (work: Method) => {
+    const call = { isOpen: true }
+    const within: Method = (tx) => calls.run(call, () => work(tx))
+    return begin.apply(client, [within as never]).finally(() => {
+      call.isOpen = false
+    })
+  }
+  return Object.assign(client, {
+    query: refused(client.query),
+    exec: refused(client.exec),
+    transaction: refused(transaction),
+  }) as Client
 }
 
 /** Waits for the import of packages that the user may not have installed. */
@@ -113,28 +160,6 @@ async function optional<T>(packages: string[], imported: Promise<T>): Promise<T>
       throw new MissingPackageError(packages, { cause: error })
     }
     throw error
-  }
-}
-
-/** Makes a folder this process's own: PGlite has one writer, and a second one would destroy the files. */
-async function lockFolder(folder: string): Promise<() => Promise<void>> {
-  const file = join(folder, 'lock')
-  await mkdir(folder, { recursive: true })
-  const take = () => writeFile(file, String(process.pid), { flag: 'wx' })
-  await take().catch(async () => {
-    const pid = Number(await readFile(file, 'utf8').catch(() => 0))
-    if (isRunning(pid)) throw new DatabaseInUseError(folder, pid)
-    await rm(file, { force: true })
-    await take()
-  })
-  return () => rm(file, { force: true })
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    return pid > 0 && process.kill(pid, 0)
-  } catch {
-    return false
   }
 }
 
@@ -159,6 +184,19 @@ export const run = <T>(query: { execute(): Promise<T> }): Promise<T> =>
 export async function rowsOf<Row>(db: Database, query: SQL): Promise<Row[]> {
   const result = await run(db.execute(query))
   return (Array.isArray(result) ? result : (result as { rows: Row[] }).rows) as Row[]
+}
+
+/**
+ * That a row comes after another one in a list that is newest first. A row comparison, which an index
+ * serves at any depth; the bound on the time alone is what partitions are chosen by.
+ */
+export const isBefore = (
+  occurredAt: SQLWrapper,
+  id: SQLWrapper,
+  after: { occurredAt: Date; id: string },
+): SQL => {
+  const time = after.occurredAt.toISOString()
+  return sql`(${occurredAt}, ${id}) < (${time}, ${after.id}) and ${occurredAt} <= ${time}`
 }
 
 /** The row of a one-row statement that returns exactly one, or threw. */

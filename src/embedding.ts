@@ -6,7 +6,7 @@ export interface EmbeddingModel {
   readonly specificationVersion: string
   readonly provider: string
   readonly modelId: string
-  /** How many texts a call takes; undefined: as many as there are. */
+  /** How many texts a call takes; undefined: 100 at a time. */
   readonly maxEmbeddingsPerCall: number | undefined | PromiseLike<number | undefined>
   doEmbed(options: { values: string[]; abortSignal?: AbortSignal }): PromiseLike<{
     embeddings: number[][]
@@ -35,6 +35,7 @@ export async function embedTexts(
   texts: readonly string[],
 ): Promise<Embedded> {
   const size = (await model.maxEmbeddingsPerCall) ?? DEFAULT_BATCH
+  if (!(size >= 1)) throw new ValidationError('model.maxEmbeddingsPerCall', 'must be 1 or more')
   const embeddings: number[][] = []
   let tokens: number | undefined = 0
   let calls = 0
@@ -127,3 +128,7 @@ function fnv1a(text: string): number {
   }
   return hash >>> 0
 }
+
+/** As pgvector reads it. Half precision holds four digits: more would only be bytes on the way. */
+export const vectorText = (vector: readonly number[]): string =>
+  `[${vector.map((value) => Number(value.toPrecision(6))).join(',')}]`

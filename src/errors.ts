@@ -259,6 +259,11 @@ export function toPlinthError(error: unknown): unknown {
     const reason = isReason(found.detail) ? found.detail : 'permission'
     return new ForbiddenError(reason, found.message, { cause })
   }
+  if (code === '22023') {
+    const argument = /^plinth\.(.+)/.exec(named('detail'))?.[1]
+    if (argument) return new ValidationError(argument, found.message)
+    if (/^time zone/.test(found.message)) return new ValidationError('timeZone', found.message)
+  }
   // What a function of the database looked for, as it says itself.
   if (code === 'P0002') return new NotFoundError(named('detail'), named('hint'))
   if (code === '57014') {

@@ -34,10 +34,29 @@ type Waiter = { resolve(slot: Slot): void; reject(error: Error): void; timer: No
 type Send = (text: string, parameters?: never[], options?: object) => Query
 type Work<T> = (transaction: TransactionSql) => Promise<T>
 
-const START = /^\s*(begin|start\s+transaction)\b/i
 const END = /^\s*(commit|end|rollback|abort)(\s+(work|transaction))?\s*;?\s*$/i
 
+/** Which leaves the transaction open, and is answered like its end. */
+const BACK = /^\s*rollback\s+((work|transaction)\s+)?to\b/i
+
 const noop = () => {}
+
+/**
+ * Gives a connection up that has answered a query with a command it must not have: by the answer, since
+ * a comment or a further word hides the command in the text.
+ */
+function refuse(slot: Slot, query: Query, commands: RegExp) {
+  const { resolve } = query
+  query.resolve = (rows) => {
+    // Several statements in one text are answered with several results.
+    const answers = [rows, ...rows.filter((row) => Array.isArray(row) && 'command' in row)]
+    const found = answers.find(
+      (answer) => 'command' in answer && commands.test(String(answer.command)),
+    )
+    if (!found) return resolve(rows)
+    slot.lose(new TransactionError(`${found.command} is for the pool to send`))
+  }
+}
 
 /** Drizzle asks for the whole client of postgres.js, and uses the members that are given here. */
 const asClient = <C extends Sql | TransactionSql>(members: object): C => members as C
@@ -84,7 +103,8 @@ export function openPool(
     idle_timeout: 0,
     connect_timeout: 0,
     onnotice: onNotice,
-    connection: { application_name: 'plinth', ...(prepare ? timeouts : {}) },
+    // Dates are read as ISO 8601, whatever the database or the role says. Poolers know this parameter.
+    connection: { application_name: 'plinth', DateStyle: 'ISO', ...(prepare ? timeouts : {}) },
   })
 
   const slots = new Set<Slot>()
@@ -169,11 +189,11 @@ export function openPool(
   }
 
   const send: Send = (text, parameters, options) => {
-    // Whoever leased the connection next would find himself in it.
-    if (START.test(text)) throw new TransactionError('open a transaction by `begin` of the client')
     const query = make(text, parameters, options)
     const lease = (slot: Slot) => {
       slot.committing = true
+      // Whoever leased the connection next would find himself in it.
+      refuse(slot, query, /^(BEGIN|START TRANSACTION)$/)
       slot.run(query, () => release(slot))
     }
     const slot = idle.pop()
@@ -195,6 +215,9 @@ export function openPool(
       if (END.test(text)) {
         last = query
         slot.committing = true
+      } else if (!BACK.test(text)) {
+        // What follows would run outside the transaction.
+        refuse(slot, query, /^(COMMIT|ROLLBACK|PREPARE TRANSACTION)$/)
       }
       slot.run(query)
       return query

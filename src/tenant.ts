@@ -44,6 +44,9 @@ interface Entrance {
 /** The scope that each open transaction is in. */
 const tenants = new WeakMap<Database, Tenant>()
 
+/** The transactions in which a scope is open: the savepoints of two at once would interleave. */
+const busy = new WeakSet<Database>()
+
 /**
  * Runs `work` in a transaction, as a member of an organization.
  *
@@ -132,11 +135,19 @@ async function within<T>(db: Database, entrance: Entrance, work: Work<T>): Promi
     }
     return work(outer)
   }
+  if (busy.has(db)) {
+    throw new TransactionError(
+      'a scope is open in this transaction; await its end before the next one',
+    )
+  }
+  if (is(db, PgAsyncTransaction)) busy.add(db)
   return mapErrors(async () => {
     // Other drivers take one query at a time, and do not look at what COMMIT answers. Nor is a savepoint the
     // end of SET LOCAL, as COMMIT is.
     const paced = !isPipelined(db)
-    return db.transaction(async (tx) => {
+    let seal = () => {}
+    const running = db.transaction(async (tx) => {
+      seal = sealable(tx)
       const role = awaitedLater(enter(tx, entrance))
       if (paced) await role
       // The refusal is the error to report, and not the aborted transaction that follows from it.
@@ -146,7 +157,9 @@ async function within<T>(db: Database, entrance: Entrance, work: Work<T>): Promi
       if (paced) await leave(tx)
       return result
     })
-  })
+    // Not before: drivers release a savepoint through its own handle.
+    return running.finally(() => seal())
+  }).finally(() => busy.delete(db))
 }
 
 /** Calls it, so that what it throws at once is a rejection as well. */
@@ -172,6 +185,24 @@ function bind(tx: Database, entrance: Entrance, role: Promise<ScopeRole>): Tenan
       ...config,
     )
   return tenant
+}
+
+/**
+ * Gives a handle a session of its own, and returns what ends it. The connection of a scope that was a
+ * savepoint goes on, and may be in another scope by then; no query follows through a handle that was kept.
+ */
+function sealable(tx: Database): () => void {
+  const session: object = Object.create(tx._.session)
+  Object.assign(tx, { session })
+  Object.assign(tx._, { session })
+  return () => {
+    tenants.delete(tx)
+    Object.assign(session, {
+      prepareQuery: () => {
+        throw new TransactionError('the scope is over: no query can follow in it')
+      },
+    })
+  }
 }
 
 /**

@@ -8,7 +8,13 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 /** A value as it may stand in a message: short, and on one line. */
 function shown(value: unknown): string {
-  const text = typeof value === 'string' ? JSON.stringify(value) : String(value)
+  // An object may have no way to a text, or an own one that throws.
+  const text =
+    typeof value === 'string'
+      ? JSON.stringify(value)
+      : typeof value === 'object' && value !== null
+        ? 'an object'
+        : String(value)
   return text.length > 60 ? `${text.slice(0, 57)}…` : text
 }
 
@@ -121,6 +127,7 @@ export function checkList(
       `has ${value.length} items; from ${min} to ${max} are allowed`,
     )
   }
+  if (value.includes(undefined)) throw new ValidationError(argument, 'has a hole')
 }
 
 /**
@@ -183,8 +190,10 @@ export function checkJson(argument: string, value: unknown): string {
     throw new ValidationError(argument, 'must be an object')
   }
   const json = stringify(argument, value)
-  // JSON escapes NUL and half a surrogate pair; without an escape there is none to look for.
-  const problem = findProblem(value, json.includes('\\u'))
+  // JSON escapes NUL and half a surrogate pair; without an escape there is none to look for. What a toJSON
+  // has made is in the text only.
+  const problem =
+    findProblem(value, false) ?? (json.includes('\\u') && findProblem(JSON.parse(json), true))
   if (problem) throw new ValidationError(`${argument}${problem.path}`, problem.text)
   const size = Buffer.byteLength(json)
   if (size > JSON_BYTES) {
@@ -197,11 +206,14 @@ export function checkJson(argument: string, value: unknown): string {
 }
 
 function stringify(argument: string, value: object): string {
+  let json: string | undefined
   try {
-    return JSON.stringify(value)
+    json = JSON.stringify(value)
   } catch {
     throw new ValidationError(argument, 'holds a bigint or a circle, which JSON cannot')
   }
+  if (!json?.startsWith('{')) throw new ValidationError(argument, 'must be an object as JSON')
+  return json
 }
 
 interface JsonProblem {

@@ -11,6 +11,7 @@ import {
   LockError,
   MissingPartitionError,
   TimeoutError,
+  TransactionError,
   ValidationError,
 } from '../src/errors.ts'
 import { migrate } from '../src/migrations/apply.ts'
@@ -49,12 +50,43 @@ describe('the embedded database', () => {
 
     await expect(connect(data)).rejects.toBeInstanceOf(DatabaseInUseError)
     await db.close()
-    // No process has so high a number.
-    await writeFile(join(data, 'lock'), '4194305')
-    const again = await connect(data)
+    // No process has so high a number; and another one had this process's.
+    for (const dead of ['4194305 1', `${process.pid} 1`]) {
+      await writeFile(join(data, 'lock'), dead)
+      const again = await connect(data)
+      expect(await readFile(join(data, 'lock'), 'utf8')).toMatch(new RegExp(`^${process.pid} `))
+      await again.close()
+    }
+  })
 
-    expect(Number(await readFile(join(data, 'lock'), 'utf8'))).toBe(process.pid)
-    await again.close()
+  plain('is opened by one of many who find the lock of a process that died', async () => {
+    const data = await folder()
+    await (await connect(data)).close()
+    await writeFile(join(data, 'lock'), '4194305 1')
+
+    const opened = await Promise.allSettled(Array.from({ length: 8 }, () => connect(data)))
+
+    const failures = opened.flatMap((one) => (one.status === 'rejected' ? [one.reason] : []))
+    expect(failures).toHaveLength(7)
+    for (const failure of failures) expect(failure).toBeInstanceOf(DatabaseInUseError)
+    for (const one of opened) if (one.status === 'fulfilled') await one.value.close()
+  })
+
+  plain('refuses a query beside the transaction that it is called from', async () => {
+    const db = await connect('memory://')
+    const one = sql`select 1 as one`
+
+    await db.transaction(async (tx) => {
+      await expect(rowsOf(db, one)).rejects.toBeInstanceOf(TransactionError)
+      await expect(db.transaction(async () => {})).rejects.toBeInstanceOf(TransactionError)
+      expect(await rowsOf(tx, one)).toEqual([{ one: 1 }])
+    })
+    const [first, second] = await Promise.all([
+      db.transaction((tx) => rowsOf(tx, one)),
+      rowsOf(db, one),
+    ])
+    expect(first).toEqual(second)
+    await db.close()
   })
 
   plain('has the extensions that the schema needs, and pg_trgm', async () => {

@@ -394,9 +394,9 @@ const functions = await rowsOf<DatabaseFunction>(
 const appFunctions = functions.filter(({ isForApp }) => isForApp)
 
 describe('functions', () => {
-  const argument = (type: string, id: string | null): SQL => {
+  const argument = (type: string, id: string | null, count: number): SQL => {
     if (type === 'uuid') return sql`${id}::text::uuid`
-    if (/^(integer|bigint)$/.test(type)) return sql`100`
+    if (/^(integer|bigint)$/.test(type)) return sql.raw(String(count))
     if (type === 'text') return sql`'content'`
     if (/halfvec|vector/.test(type)) return sql`'[1]'::public.halfvec`
     return sql`null::${sql.raw(type)}`
@@ -409,8 +409,15 @@ describe('functions', () => {
       const answersOf: string[] = []
       // The first id and the others apart: "in this space, by no other filter" is a call too.
       for (const first of ids) {
-        for (const rest of new Set([null, first])) {
-          const args = called.arguments.map((type, at) => argument(type, at === 0 ? first : rest))
+        // A number may be how many rows are wanted, or how many there have to be.
+        for (const [rest, count] of [
+          [null, 100],
+          [first, 100],
+          [null, 0],
+        ] as const) {
+          const args = called.arguments.map((type, at) =>
+            argument(type, at === 0 ? first : rest, count),
+          )
           const { refused, answer } = await attempt(db, enter, maker, (tx) =>
             rowsOf(
               tx,
@@ -463,6 +470,31 @@ describe('functions', () => {
       )
     })
   }, 120_000)
+
+  test('find nothing in pg_temp, where a member may put types and functions', async () => {
+    await rollback(owner, async (db) => {
+      const mine = await makeMaker(db, new Map())
+      for (const table of tenantTables) await makeRow(db, table, mine)
+      const plant = [
+        sql`create function pg_temp.evil(value pg_catalog.tsquery) returns boolean language plpgsql as $$
+          begin perform set_config('test.ran_as', current_user::text, false); return true; end $$`,
+        sql`create domain pg_temp.tsquery as pg_catalog.tsquery check (pg_temp.evil(value))`,
+        sql`create domain pg_temp.uuid as pg_catalog.uuid`,
+        sql`create temp table chunks (id integer)`,
+      ]
+      const { refused } = await attempt(db, ownScope, mine, async (tx) => {
+        for (const statement of plant) await rowsOf(tx, statement)
+        return rowsOf(
+          tx,
+          sql`select search.matching_chunks('word', 5, null, null, null, null, null, null, null)`,
+        )
+      })
+      expect(refused).toBeUndefined()
+      expect(
+        await rowsOf(db, sql`select nullif(current_setting('test.ran_as', true), '') as who`),
+      ).toEqual([{ who: null }])
+    })
+  })
 
   test('plinth_app cannot enter a scope, nor find out who may', async () => {
     await rollback(owner, async (db) => {

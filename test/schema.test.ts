@@ -134,7 +134,7 @@ const rules: Record<string, Rule> = {
   'rule 5: no triggers of one’s own': {
     offenders: sql`select t.title || ' ' || g.tgname from pg_trigger g join relations t on t.oid = g.tgrelid
       where not g.tgisinternal`,
-    offence: `create function costs.f() returns trigger language plpgsql set search_path = '' as $$ begin return new; end $$;
+    offence: `create function costs.f() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return new; end $$;
       create trigger t before insert on costs.usage_keys for each row execute function costs.f()`,
   },
   'rule 5: no rules': {
@@ -225,7 +225,7 @@ const rules: Record<string, Rule> = {
   // Besides enter_scope, which has to be able to be called without a scope.
   'rule 8: a scope is set by SET LOCAL, and never by set_config': {
     offenders: sql`select title from functions where body ~* 'set_config\\('`,
-    offence: `create function costs.f() returns void language plpgsql set search_path = '' as $$ begin perform set_config('plinth.role', 'owner', true); end $$`,
+    offence: `create function costs.f() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$ begin perform set_config('plinth.role', 'owner', true); end $$`,
   },
   'rule 9: a view runs as who asks it': {
     offenders: sql`select title from relations
@@ -239,17 +239,17 @@ const rules: Record<string, Rule> = {
   },
   'rule 11: a function is plpgsql': {
     offenders: sql`select title from functions where language <> 'plpgsql'`,
-    offence: `create function costs.f(a uuid) returns bigint language sql set search_path = '' as $$ select count(*) from costs.usage_keys where organization_id = a $$`,
+    offence: `create function costs.f(a uuid) returns bigint language sql set search_path = pg_catalog, pg_temp as $$ select count(*) from costs.usage_keys where organization_id = a $$`,
   },
-  'a function has an empty search_path': {
-    offenders: sql`select title from functions where not coalesce('search_path=""' = any (settings), false)`,
+  'a function looks in pg_catalog, and in pg_temp last': {
+    offenders: sql`select title from functions where not coalesce('search_path=pg_catalog, pg_temp' = any (settings), false)`,
     offence: `create function costs.f() returns void language plpgsql as $$ begin end $$`,
   },
   'a SECURITY DEFINER function is not for PUBLIC': {
     offenders: sql`select f.title from functions f
       cross join lateral aclexplode(coalesce(f.acl, acldefault('f', f.owner))) a
       where f.is_definer and a.grantee = 0`,
-    offence: `create function costs.f() returns void language plpgsql security definer set search_path = '' as $$ begin end $$`,
+    offence: `create function costs.f() returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$ begin end $$`,
   },
   'times have a zone and milliseconds': {
     offenders: sql`select title || ' ' || "column" from columns

@@ -1,11 +1,15 @@
 import { resolve } from 'node:path'
 import { loadConfig } from 'c12'
+import { getEncoding } from 'js-tiktoken'
 import { type EmbeddingModel, embedTexts, hashingModel } from '../embedding.ts'
+import { type MeteredModel, metered } from './metered.ts'
 import { UsageError } from './terminal.ts'
 
 export interface Embedder {
-  model: EmbeddingModel
+  model: MeteredModel
   dimensions: number
+  /** By the tokenizer of OpenAI's embedding models, cl100k_base, whatever the model is. */
+  countTokens: (text: string) => number
   /** Whether it is the one that comes with plinth, and so lexical and free. */
   isOffline: boolean
 }
@@ -29,20 +33,16 @@ export async function loadEmbedder(configFile: string | undefined): Promise<Embe
     throw new UsageError(`the config file could not be read: ${error.message}`)
   })
   const { embedding } = config
-  if (!embedding) {
-    if (configFile) throw new UsageError(`${found} exports no \`embedding\``)
-    const model = hashingModel()
-    return { model, dimensions: await dimensionsOf(model), isOffline: true }
-  }
-  if (typeof embedding.doEmbed !== 'function') {
+  if (!embedding && configFile) throw new UsageError(`${found} exports no \`embedding\``)
+  if (embedding && typeof embedding.doEmbed !== 'function') {
     throw new UsageError(
       `\`embedding\` in ${found} is no AI SDK embedding model: it has no doEmbed`,
     )
   }
-  return { model: embedding, dimensions: await dimensionsOf(embedding), isOffline: false }
-}
-
-async function dimensionsOf(model: EmbeddingModel): Promise<number> {
+  const encoding = getEncoding('cl100k_base')
+  const countTokens = (text: string) => encoding.encode(text, 'all').length
+  const model = metered(embedding ?? hashingModel(), countTokens)
+  // A call like any other, and so on record with the first file.
   const { embeddings } = await embedTexts(model, ['dimensions'])
-  return embeddings[0]?.length ?? 0
+  return { model, dimensions: embeddings[0]?.length ?? 0, countTokens, isOffline: !embedding }
 }

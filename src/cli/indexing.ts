@@ -1,7 +1,8 @@
 import { resolve, sep } from 'node:path'
 import type { Database } from '../database.ts'
 import { recordActivity } from '../queries/activity.ts'
-import { indexSource, listSources, removeSource } from '../queries/sources.ts'
+import { listSources } from '../queries/chunks.ts'
+import { indexSource, removeSource } from '../queries/sources.ts'
 import type { Space } from '../schema/search.ts'
 import { inTenant, type Scope, type Tenant } from '../tenant.ts'
 import { type CorpusFile, readText, type TextFile } from './corpus.ts'
@@ -57,6 +58,7 @@ export async function indexFiles(
       continue
     }
     const indexed = await inTenant(db, scope, (tenant) => indexFile(tenant, file, read, options))
+    options.model.settle()
     const isChanged = indexed.added + indexed.removed + indexed.embedded > 0
     report[isChanged ? 'changed' : 'unchanged'] += 1
     report.chunks += indexed.chunks

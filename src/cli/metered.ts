@@ -2,10 +2,15 @@ import type { EmbeddingModel } from '../embedding.ts'
 import { type RecordUsageOptions, recordUsages } from '../queries/costs.ts'
 import type { Tenant } from '../tenant.ts'
 
-/** A model that remembers its calls, until they are recorded. */
+/** A model that remembers its calls until they are on record. */
 export interface MeteredModel extends EmbeddingModel {
-  /** Records each call in the cost ledger, in the transaction of what it was made for. */
+  /**
+   * Records the calls that are not on record yet, in the transaction of what they were made for. If that
+   * is undone, the next one records them: each has a key of its own, so that none is billed twice.
+   */
   record(tenant: Tenant, endpoint: string): Promise<void>
+  /** Forgets what was recorded, once the transaction is committed. */
+  settle(): void
 }
 
 /** Meters a model. `countTokens` stands in where a provider does not say how many a call had. */
@@ -14,6 +19,7 @@ export function metered(
   countTokens: (text: string) => number,
 ): MeteredModel {
   let calls: RecordUsageOptions[] = []
+  let recorded = 0
   return {
     specificationVersion: model.specificationVersion,
     provider: model.provider,
@@ -29,13 +35,20 @@ export function metered(
         operation: 'embedding',
         embeddingTokens: answer.usage?.tokens ?? counted,
         latencyMs: Math.round(performance.now() - started),
+        idempotencyKey: `demo ${crypto.randomUUID()}`,
       })
       return answer
     },
     record: async (tenant, endpoint) => {
-      const made = calls.map((call) => ({ ...call, endpoint }))
-      calls = []
-      if (made.length > 0) await recordUsages(tenant, made)
+      recorded = calls.length
+      await recordUsages(
+        tenant,
+        calls.map((call) => ({ ...call, endpoint })),
+      )
+    },
+    settle: () => {
+      calls = calls.slice(recorded)
+      recorded = 0
     },
   }
 }

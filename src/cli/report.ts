@@ -1,5 +1,6 @@
 import Table from 'cli-table3'
 import pc from 'picocolors'
+import type { SnippetPart } from '../queries/search.ts'
 import { printable } from './terminal.ts'
 import { summary, type TourReport } from './tour.ts'
 
@@ -13,12 +14,14 @@ const PLAIN = { head: [], border: [] }
 const dollars = (nanos: bigint | null): string =>
   nanos === null ? 'unpriced' : nanos === 0n ? '$0' : `$${(Number(nanos) / NANOS).toFixed(6)}`
 
-const marked = (snippet: string): string =>
-  printable(snippet)
-    .replace(/\s+/g, ' ')
-    .replace(/<mark>(.*?)<\/mark>/g, (_, word: string) =>
-      pc.isColorSupported ? pc.bold(pc.yellow(word)) : `«${word}»`,
-    )
+const marked = (snippet: readonly SnippetPart[]): string =>
+  snippet
+    .map(({ text, isMatch }) => {
+      const plain = printable(text).replace(/\s+/g, ' ')
+      if (!isMatch) return plain
+      return pc.isColorSupported ? pc.bold(pc.yellow(plain)) : `«${plain}»`
+    })
+    .join('')
 
 const heading = (text: string) => `\n${pc.bold(text)}`
 

@@ -35,10 +35,12 @@ export function tell(error: unknown): void {
   process.stderr.write(`${pc.red('error:')} ${printable(text)}${hint}\n`)
 }
 
-/** Text from files and databases, made harmless: without what a terminal would obey. */
+/** Text from files and databases, made harmless: on one line, and without what a terminal would obey. */
 export const printable = (text: string): string =>
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
-  stripVTControlCharacters(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
+  stripVTControlCharacters(text)
+    .replace(/\s+/g, ' ')
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
+    .replace(/[\u0000-\u001f\u007f-\u009f]/g, '')
 
 export const print = (text: string): void => {
   process.stdout.write(`${text}\n`)

@@ -1,5 +1,4 @@
 import { resolve, sep } from 'node:path'
-import { getEncoding } from 'js-tiktoken'
 import type { Database } from '../database.ts'
 import { embedTexts } from '../embedding.ts'
 import { migrate } from '../migrations/apply.ts'
@@ -8,14 +7,14 @@ import { spend } from '../queries/costs.ts'
 import { createOrganization, findOrganizationBySlug, upsertUser } from '../queries/identity.ts'
 import { addMember, listMembers } from '../queries/members.ts'
 import { createPrice, importPrices, listPrices, priceUsage } from '../queries/prices.ts'
-import { type SearchMatch, search } from '../queries/search.ts'
+import { type SearchMatch, type SnippetPart, search } from '../queries/search.ts'
 import { createSpace } from '../queries/spaces.ts'
 import type { Space } from '../schema/search.ts'
 import { inTenant, type Scope } from '../tenant.ts'
 import { type CorpusFile, readText } from './corpus.ts'
 import type { Embedder } from './embedder.ts'
 import { type IndexReport, indexFiles } from './indexing.ts'
-import { type MeteredModel, metered } from './metered.ts'
+import type { MeteredModel } from './metered.ts'
 import type { Progress } from './terminal.ts'
 
 const ANSWERS = 3
@@ -44,8 +43,7 @@ interface Answer {
   matches: (Pick<SearchMatch, 'similarity' | 'position' | 'vectorRank' | 'textRank'> & {
     rank: number
     file: string
-    /** With <mark> around the words of the question. */
-    snippet: string
+    snippet: SnippetPart[]
   })[]
 }
 
@@ -63,8 +61,8 @@ export interface TourReport {
     tokens: number
     /** Nano-dollars; null while no price is known. */
     costNanos: bigint | null
-    /** What the same tokens would have cost, by model. */
-    whatIfNanos: Record<string, bigint>
+    /** What the same tokens would have cost, by model; null without a price. */
+    whatIfNanos: Record<string, bigint | null>
   }[]
   activity: { at: Date; actor: string; action: string; resource: string }[]
   otherOrganization: { name: string; question: string; matches: number }
@@ -88,9 +86,7 @@ export async function runTour(db: Database, options: TourOptions): Promise<TourR
   })
   await makePrices(db, embedder)
 
-  const encoding = getEncoding('cl100k_base')
-  const countTokens = (text: string) => encoding.encode(text, 'all').length
-  const model = metered(embedder.model, countTokens)
+  const { model, countTokens } = embedder
   const index = await indexFiles(db, acme, { ...options, model, space, countTokens })
   progress.done(summary(index))
 
@@ -196,6 +192,7 @@ async function ask(
       record: true,
     })
   })
+  model.settle()
   return {
     question,
     matches: matches.map(({ similarity, position, vectorRank, textRank, ...match }, at) => ({
@@ -208,17 +205,18 @@ async function ask(
 
 /** The snippet; where full text has found no word of the question, the words that look alike are marked. */
 function markWords(
-  { snippet = '', content }: Pick<SearchMatch, 'snippet' | 'content'>,
+  { snippet = [], content }: Pick<SearchMatch, 'snippet' | 'content'>,
   question: string,
-) {
-  if (snippet.includes('<mark>')) return snippet
-  const stems = (question.match(/[\p{L}\p{N}]{4,}/gu) ?? []).map((word) => word.slice(0, 5))
+): SnippetPart[] {
+  if (snippet.some(({ isMatch }) => isMatch)) return snippet
   const text = content.slice(0, 240)
-  if (stems.length === 0) return text
-  return text.replace(
-    new RegExp(`\\b(?:${stems.join('|')})[\\p{L}\\p{N}]*`, 'giu'),
-    '<mark>$&</mark>',
-  )
+  const stems = (question.match(/[\p{L}\p{N}]{4,}/gu) ?? []).map((word) => word.slice(0, 5))
+  if (stems.length === 0) return [{ text, isMatch: false }]
+  // Split by a group, the matches stand at the odd places.
+  return text
+    .split(new RegExp(`\\b((?:${stems.join('|')})[\\p{L}\\p{N}]*)`, 'giu'))
+    .map((part, at) => ({ text: part, isMatch: at % 2 === 1 }))
+    .filter((part) => part.text !== '')
 }
 
 /** What three of the files' own headings ask. */
@@ -252,7 +250,7 @@ async function reportSpend(db: Database, scope: Scope): Promise<TourReport['spen
     whatIfNanos: Object.fromEntries(
       prices.map(({ model, prices }) => [
         model.model,
-        priceUsage(prices, { embeddingTokens: tokens }).costNanos ?? 0n,
+        priceUsage(prices, { embeddingTokens: tokens }).costNanos,
       ]),
     ),
   }))

@@ -7,6 +7,9 @@ import { type Database, mapErrors, rowsOf } from '../database.ts'
 /** Where the package's own migrations are, whatever the working directory is. */
 export const migrationsFolder = fileURLToPath(new URL('../../drizzle', import.meta.url))
 
+/** How long another migration, or a lock on a table, is waited for. */
+const LOCK_TIMEOUT_MS = 600_000
+
 export interface MigrationProgress {
   name: string
   /** From 1. */
@@ -27,14 +30,17 @@ export interface MigrateOptions {
  * Needs the rights of an owner: see docs/production.md.
  *
  * @returns the names of those applied, oldest first; none if the database is up to date.
- * @throws {ForbiddenError} without the rights; {LockError} or {TimeoutError} while another one migrates.
+ * @throws {ForbiddenError} without the rights; {LockError} after ten minutes of waiting
+ * for another one.
  */
 export function migrate(db: Database, { onProgress }: MigrateOptions = {}): Promise<string[]> {
   const config = { migrationsFolder }
   return mapErrors(() =>
     db.transaction(async (tx) => {
-      await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended('plinth.migrate', 0))`)
+      // A migration takes as long as it takes, and so does the one that is under way elsewhere.
       await tx.execute(sql`set local statement_timeout = 0`)
+      await tx.execute(sql.raw(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`))
+      await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended('plinth.migrate', 0))`)
       // A migration that leaves a name unqualified fails here, and not at somebody's search_path.
       await tx.execute(sql`set local search_path = ''`)
       await applyMigrations([], tx, config)

@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
-import { and, desc, eq, gte, lt, lte, sql } from 'drizzle-orm'
-import { run } from '../database.ts'
+import { and, desc, eq, gte, lt, sql } from 'drizzle-orm'
+import { writeArray } from '../arrays.ts'
+import { isBefore, run } from '../database.ts'
 import { ValidationError } from '../errors.ts'
 import { type ActivityLog, activityLogs } from '../schema/activity.ts'
 import { uuidV7 } from '../schema/columns.ts'
@@ -113,16 +114,10 @@ export async function recordActivities(
 }
 
 /**
- * An array as Postgres reads it, in one text: faster than a row of parameters for each line, than JSON,
- * and the same for every driver, each of which sends arrays in its own way.
+ * An array in one text: faster than a row of parameters for each line, and than JSON, and the same for
+ * every driver, each of which sends arrays in its own way.
  */
-function arrayOf(values: readonly (string | null | undefined)[]): string {
-  const items = values.map((value) => {
-    if (value == null) return 'null'
-    return `"${/["\\]/.test(value) ? value.replace(/["\\]/g, '\\$&') : value}"`
-  })
-  return `{${items.join(',')}}`
-}
+const arrayOf = (values: (string | null | undefined)[]) => writeArray(values, ',', String)
 
 /** Checks a line that is to be recorded. @returns the JSON of its two objects. */
 export function checkActivity(
@@ -222,18 +217,10 @@ export async function listActivity(
           resource?.id !== undefined ? eq(logs.resourceId, resource.id) : undefined,
           action !== undefined ? eq(logs.action, action) : undefined,
           since && gte(logs.occurredAt, since),
-          ended ? lt(logs.occurredAt, until) : after && isAfter(after),
+          ended ? lt(logs.occurredAt, until) : after && isBefore(logs.occurredAt, logs.id, after),
         ),
       )
       .orderBy(desc(logs.occurredAt), desc(logs.id))
       .limit(limit),
   )
 }
-
-/** That a line comes after another one in the list. */
-const isAfter = ({ occurredAt, id }: { occurredAt: Date; id: string }) =>
-  and(
-    // For Postgres to leave out the later partitions, which it does not by a row comparison.
-    lte(activityLogs.occurredAt, occurredAt),
-    sql`(${activityLogs.occurredAt}, ${activityLogs.id}) < (${sql.param(occurredAt, activityLogs.occurredAt)}, ${id})`,
-  )

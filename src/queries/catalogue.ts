@@ -95,10 +95,7 @@ export async function importPrices(
 
 /** The database's clock, at the precision that is stored. */
 async function clock(db: Database): Promise<Date> {
-  const [row] = await rowsOf<{ now: string }>(
-    db,
-    sql`select date_trunc('milliseconds', now()) as now`,
-  )
+  const [row] = await rowsOf<{ now: string }>(db, sql`select now()::timestamptz(3) as now`)
   return new Date(row?.now ?? Number.NaN)
 }
 
@@ -291,11 +288,11 @@ function compareCatalogue(
     const { stretches, ...names } = timeline
     for (const { nanosPerMillion, ...stretch } of stretches) {
       const wanted = { ...stretch, from: Math.max(stretch.from, since) }
-      for (const { from, to } of without(wanted, kept)) {
-        if (others.get(key)?.some((row) => overlap(spanOf(row), { from, to }))) {
-          overlapped += 1
-          continue
-        }
+      // Where a price that somebody has set holds, the catalogue's gives way, there and then only.
+      const set = others.get(key)?.map(spanOf) ?? []
+      const free = without(wanted, kept)
+      if (free.some((span) => set.some((other) => overlap(span, other)))) overlapped += 1
+      for (const { from, to } of free.flatMap((span) => without(span, set))) {
         inserts.push({
           ...names,
           id: uuidV7(),

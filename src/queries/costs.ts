@@ -64,17 +64,22 @@ export type SpendRow<By extends SpendBy = never, Period extends SpendPeriod = ne
  * member should be given as `userId` too: the index then finds the lines, which the policy can only
  * pick out of everyone's.
  *
- * @throws {ValidationError} also for a time zone that is no name of one.
+ * @throws {ValidationError} also for a time zone that is no name of one, and for more rows than `limit`.
  */
 export async function spend<By extends SpendBy = never, Period extends SpendPeriod = never>(
   tenant: Tenant,
-  { period, timeZone = 'UTC', by, limit = 1_000, ...range }: SpendOptions<By, Period>,
+  { period, timeZone = 'UTC', by, limit = MAX_ROWS, ...range }: SpendOptions<By, Period>,
 ): Promise<SpendRow<By, Period>[]> {
   if (period !== undefined) checkOneOf('period', period, SPEND_PERIODS)
   checkTimeZone(timeZone)
   if (by !== undefined) checkOneOf('by', by, SPEND_BY)
   checkLimit(limit, MAX_ROWS)
-  return sumUp(tenant, { ...range, period, timeZone, by, limit })
+  const rows = await sumUp<By, Period>(tenant, { ...range, period, timeZone, by, limit: limit + 1 })
+  // A sum that is not the whole would pass for it.
+  if (rows.length > limit) {
+    throw new ValidationError('limit', `of ${limit} rows is too low; narrow the range, or raise it`)
+  }
+  return rows
 }
 
 export interface TopCostsOptions<By extends SpendBy> extends SpendRange {

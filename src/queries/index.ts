@@ -1,9 +1,65 @@
-export * from './activity.ts'
+export {
+  type ActivityEntry,
+  type ListActivityOptions,
+  listActivity,
+  recordActivities,
+  recordActivity,
+} from './activity.ts'
 export * from './activity-buffer.ts'
-export * from './costs.ts'
+export * from './chunks.ts'
+export {
+  type ListUsageOptions,
+  listUsage,
+  type RecordedUsage,
+  type RecordUsageOptions,
+  recordUsage,
+  recordUsages,
+  type Spend,
+  type SpendBy,
+  type SpendOptions,
+  type SpendPeriod,
+  type SpendRange,
+  type SpendRow,
+  spend,
+  type TopCostsOptions,
+  topCosts,
+} from './costs.ts'
 export * from './identity.ts'
-export * from './members.ts'
-export * from './prices.ts'
+export * from './invitations.ts'
+export {
+  type AddMemberOptions,
+  addMember,
+  type ChangeMemberRoleOptions,
+  changeMemberRole,
+  type ListMembersOptions,
+  listMembers,
+  type Member,
+  removeMember,
+  type TransferOwnershipOptions,
+  transferOwnership,
+} from './members.ts'
+export {
+  type ApplicablePrice,
+  type ClosePriceOptions,
+  type CostLine,
+  type CreatePriceOptions,
+  closePrice,
+  createPrice,
+  type ImportedPrices,
+  type ImportPricesOptions,
+  importPrices,
+  type ListPricesOptions,
+  listPrices,
+  type PricedUsage,
+  priceUsage,
+  type UsageCounts,
+} from './prices.ts'
 export * from './search.ts'
-export * from './sources.ts'
+export {
+  type IndexedSource,
+  type IndexSourceOptions,
+  indexSource,
+  removeSource,
+  type Source,
+} from './sources.ts'
 export * from './spaces.ts'

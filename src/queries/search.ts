@@ -1,5 +1,6 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
-import { rowsOf, run } from '../database.ts'
+import { isBefore, rowsOf, run } from '../database.ts'
+import { vectorText } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
 import {
   chunks,
@@ -20,7 +21,6 @@ import {
   checkUuid,
   checkVector,
 } from '../validation.ts'
-import { vectorText } from './sources.ts'
 
 const MAX_RESULTS = 200
 
@@ -52,10 +52,17 @@ export interface SearchOptions extends SearchFilters {
   mode?: SearchMode
   /** Up to 200. */
   limit?: number
-  /** Adds `snippet`: fragments of the content with <mark> around the words of the query. */
+  /** Adds `snippet`: the part of the content that has the words of the query, and which they are. */
   snippets?: boolean
   /** Appends to the log of searches, which `readInTenant` cannot. */
   record?: boolean
+}
+
+/** A stretch of a snippet. Pieces and not marks in a text, which would be somebody's markup too. */
+export interface SnippetPart {
+  text: string
+  /** Whether it is a word of the query. */
+  isMatch: boolean
 }
 
 export interface SearchMatch {
@@ -77,7 +84,7 @@ export interface SearchMatch {
   /** From 1, in each arm; null if the arm has not found it. */
   vectorRank: number | null
   textRank: number | null
-  snippet?: string
+  snippet?: SnippetPart[]
 }
 
 /**
@@ -89,6 +96,7 @@ export interface SearchMatch {
  *
  * @throws {ValidationError} also for an embedding that is not of the space.
  * @throws {NotFoundError} for a space that does not exist.
+ * @throws {MissingPartitionError} when it is to be recorded in a month without a partition.
  */
 export async function search(tenant: Tenant, options: SearchOptions): Promise<SearchMatch[]> {
   const started = performance.now()
@@ -114,8 +122,9 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
   ]
   const snippet =
     snippets && options.query !== undefined
-      ? sql`, ts_headline('english', c.content, websearch_to_tsquery('english', ${options.query}),
-          'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MinWords=8, MaxWords=24') as snippet`
+      ? sql`, ts_headline('english', left(c.content, ${HEADLINE_LENGTH}::integer),
+          websearch_to_tsquery('english', left(${options.query}, ${HEADLINE_QUERY}::integer)),
+          ${HEADLINE}) as snippet`
       : sql``
   const distance = vector
     ? sql`coalesce(f.distance, e.embedding operator(public.${OPERATORS[vector.space.distance]}) ${vector.text}::public.halfvec)`
@@ -145,8 +154,9 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
       ${stored}
       order by f.score desc, c.id`,
   )
-  const matches = rows.map(({ distance, ...row }) => ({
+  const matches = rows.map(({ distance, snippet, ...row }) => ({
     ...row,
+    ...(snippet !== undefined && { snippet: partsOf(snippet) }),
     occurredAt: new Date(row.occurredAt),
     similarity: distance === null || !vector ? null : SIMILARITY[vector.space.distance](distance),
   }))
@@ -164,9 +174,27 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
   return matches
 }
 
-interface FoundRow extends Omit<SearchMatch, 'similarity'> {
+interface FoundRow extends Omit<SearchMatch, 'similarity' | 'snippet'> {
   distance: number | null
+  snippet?: string
 }
+
+/** Around the words: two characters for private use, which mean nothing in a text. */
+const [START, STOP] = ['\ue000', '\ue001']
+const HEADLINE = `StartSel=${START}, StopSel=${STOP}, MaxFragments=2, MinWords=10, MaxWords=28`
+
+/** What is looked at of a content and of a query, in characters: a headline of long phrases takes for ever. */
+const HEADLINE_LENGTH = 8_000
+const HEADLINE_QUERY = 200
+
+const partsOf = (snippet: string): SnippetPart[] =>
+  snippet.split(START).flatMap((piece, at) => {
+    const [word = '', rest] = at === 0 ? ['', piece] : piece.split(STOP)
+    return [
+      { text: word, isMatch: true },
+      { text: rest ?? '', isMatch: false },
+    ].filter(({ text }) => text !== '')
+  })
 
 /** pgvector's operators. That of the inner product gives its negative, so that less is nearer. */
 const OPERATORS = { cosine: sql.raw('<=>'), l2: sql.raw('<->'), inner_product: sql.raw('<#>') }
@@ -273,9 +301,7 @@ export async function listSearches(
         and(
           eq(searches.organizationId, organizationId),
           since ? sql`${searches.occurredAt} >= ${since.toISOString()}` : undefined,
-          after
-            ? sql`(${searches.occurredAt}, ${searches.id}) < (${after.occurredAt.toISOString()}, ${after.id})`
-            : undefined,
+          after ? isBefore(searches.occurredAt, searches.id, after) : undefined,
         ),
       )
       .orderBy(sql`${searches.occurredAt} desc, ${searches.id} desc`)

@@ -1,10 +1,9 @@
-import { and, asc, eq, getColumns, gt, sql } from 'drizzle-orm'
-import { rowsOf, run } from '../database.ts'
-import { type EmbeddingModel, embedTexts } from '../embedding.ts'
-import { ValidationError } from '../errors.ts'
+import { sql } from 'drizzle-orm'
+import { only, rowsOf } from '../database.ts'
+import { type EmbeddingModel, embedTexts, vectorText } from '../embedding.ts'
+import { ForbiddenError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
-  type Chunk,
   chunks,
   embeddings,
   type Space,
@@ -17,7 +16,6 @@ import {
   checkInstant,
   checkInteger,
   checkJson,
-  checkLimit,
   checkOneOf,
   checkText,
   checkUuid,
@@ -40,14 +38,14 @@ export interface IndexSourceOptions extends Source, SplitOptions {
   /** With both of them, new chunks are embedded; without, they are found by their words only. */
   model?: EmbeddingModel
   space?: Space
-  /** Null for nobody's. The user in scope unless said. */
+  /** Null for nobody's. Of a new source the user in scope, unless said. */
   ownerId?: string | null
-  /** `shared` unless said. A private source needs an owner. */
+  /** Of a new source `shared`, unless said. A private one needs an owner. */
   visibility?: Visibility
   projectId?: string | null
   categoryId?: string | null
   metadata?: Record<string, unknown>
-  /** When the source was written or said; now unless said. */
+  /** When the source was written or said; of a new one now, unless said. */
   occurredAt?: Date
   /** Counts the tokens of a chunk; a quarter of its characters, rounded up, unless said. */
   countTokens?: (text: string) => number
@@ -69,11 +67,12 @@ export interface IndexedSource {
  * Makes what is found of a source what its text is now. A chunk whose content stands in the text already
  * keeps its id and its vector; only the others are embedded and written. An empty text removes all.
  *
- * The model is called within the transaction, when only this source is locked and nothing is written.
- * Callers for one source take turns.
+ * Of a source that is there already, absent options keep what they are. The model is called within the
+ * transaction, when only this source is locked and nothing is written. Callers for one source take turns.
  *
  * @throws {ValidationError} also for a model that is not the space's, or a vector that does not fit it.
- * @throws {ForbiddenError} for a scope that may not write it; and what the model throws.
+ * @throws {ForbiddenError} for a scope that may not write the source, or all of it.
+ * @throws {ConstraintError} `chunks_source_key` if another member has a private source of the same id.
  */
 export async function indexSource(
   tenant: Tenant,
@@ -81,60 +80,22 @@ export async function indexSource(
 ): Promise<IndexedSource> {
   const { model, space } = checkOptions(options)
   const { countTokens = (text) => Math.ceil(text.length / 4) } = options
-  const pieces = await splitText(options.text, options)
-  const { db, organizationId } = tenant
-  const attributes = {
-    owner_id: options.ownerId === undefined ? (tenant.userId ?? null) : options.ownerId,
-    project_id: options.projectId ?? null,
-    category_id: options.categoryId ?? null,
-    visibility: options.visibility ?? 'shared',
-    metadata: options.metadata ?? {},
-    occurred_at: options.occurredAt?.toISOString() ?? null,
-  }
-  if (attributes.visibility === 'private' && attributes.owner_id === null) {
-    throw new ValidationError('ownerId', 'must be a user for a private source')
-  }
+  const pieces = (await splitText(options.text, options)).map((piece) => {
+    const tokens = countTokens(piece.content)
+    checkInteger('countTokens', tokens, { max: MAX_TEXT })
+    return { ...piece, tokens }
+  })
 
-  const stored = await lockSource(tenant, options, space)
+  await takeTurn(tenant, options)
+  const stored = await readChunks(tenant, options, space)
+  const attributes = attributesOf(tenant, options, stored[0])
   const { rows, gone } = match(pieces, stored)
   const missing = space && model ? rows.filter(({ embedded }) => !embedded) : []
   const vectors = await embedRows(missing, model, space)
 
-  await deleteChunks(tenant, gone)
-  if (rows.length > 0) {
-    const records = rows.map(({ id, position, content, hash }) => ({
-      ...{ id, position, content, hash: hash.toString('hex') },
-      tokens: countTokens(content),
-    }))
-    // Kept rows are written only where something of them has changed.
-    await rowsOf(
-      db,
-      sql`
-        insert into ${chunks} as stored (organization_id, id, owner_id, project_id, category_id,
-          source_type, source_id, position, visibility, content, content_hash, metadata, token_count,
-          occurred_at)
-        select ${organizationId}, new.id, ${attributes.owner_id}::uuid, ${attributes.project_id}::uuid,
-          ${attributes.category_id}::uuid, ${options.sourceType}, ${options.sourceId}, new.position,
-          ${attributes.visibility}::${visibilities}, new.content, decode(new.hash, 'hex'),
-          ${JSON.stringify(attributes.metadata)}::text::jsonb, new.tokens,
-          coalesce(${attributes.occurred_at}::timestamptz, now())
-        from json_to_recordset(${JSON.stringify(records)}::text::json)
-          as new (id uuid, position integer, content text, hash text, tokens integer)
-        on conflict (organization_id, id) do update set
-          position = excluded.position, owner_id = excluded.owner_id, visibility = excluded.visibility,
-          project_id = excluded.project_id, category_id = excluded.category_id,
-          metadata = excluded.metadata, updated_at = excluded.updated_at,
-          occurred_at = case when ${attributes.occurred_at}::timestamptz is null
-            then stored.occurred_at else excluded.occurred_at end
-        where (stored.position, stored.owner_id, stored.visibility, stored.project_id,
-            stored.category_id, stored.metadata)
-          is distinct from (excluded.position, excluded.owner_id, excluded.visibility,
-            excluded.project_id, excluded.category_id, excluded.metadata)
-          or stored.occurred_at <> coalesce(${attributes.occurred_at}::timestamptz, stored.occurred_at)
-        returning id`,
-    )
-    await writeEmbeddings(tenant, options, attributes, vectors, space)
-  }
+  await deleteChunks(tenant, options, gone)
+  await writeChunks(tenant, options, attributes, rows)
+  await writeEmbeddings(tenant, options, attributes, vectors, space)
   const kept = rows.filter(({ isKept }) => isKept).length
   return {
     chunks: rows.length,
@@ -142,8 +103,7 @@ export async function indexSource(
     kept,
     removed: gone.length,
     embedded: missing.length,
-    embeddedTokens:
-      vectors.tokens ?? missing.reduce((sum, { content }) => sum + countTokens(content), 0),
+    embeddedTokens: vectors.tokens ?? missing.reduce((sum, { tokens }) => sum + tokens, 0),
   }
 }
 
@@ -170,41 +130,94 @@ function checkOptions({ model, space, ...options }: IndexSourceOptions) {
   return { model, space }
 }
 
-function checkSource({ sourceType, sourceId }: Source) {
+/** Checks which source is meant. */
+export function checkSource({ sourceType, sourceId }: Source) {
   checkText('sourceType', sourceType, { max: 40 })
   checkText('sourceId', sourceId)
 }
 
-interface StoredChunk {
+/** What all chunks of a source have in common. */
+interface Attributes {
+  ownerId: string | null
+  projectId: string | null
+  categoryId: string | null
+  visibility: Visibility
+  metadata: Record<string, unknown>
+  /** Null: now. */
+  occurredAt: string | null
+}
+
+interface StoredChunk extends Attributes {
   id: string
   hash: string
   embedded: boolean
 }
 
-/** The chunks that a source has, in reading order, and nobody else's turn until the end of the transaction. */
-async function lockSource(
+/**
+ * Keeps others from the source until the end of the transaction, which may wait for a model for as long
+ * as that takes.
+ */
+const takeTurn = ({ db, organizationId }: Tenant, { sourceType, sourceId }: Source) =>
+  rowsOf(
+    db,
+    sql`
+      select pg_advisory_xact_lock(hashtextextended(concat_ws(' ', 'plinth.source',
+          ${organizationId}::text, ${sourceType}::text, ${sourceId}::text), 0)),
+        set_config('idle_in_transaction_session_timeout', '0', true)`,
+  )
+
+/** The chunks that a source has, as far as the scope sees them, in reading order. */
+const readChunks = (
   { db, organizationId }: Tenant,
   { sourceType, sourceId }: Source,
   space: Space | undefined,
-): Promise<StoredChunk[]> {
-  await rowsOf(
-    db,
-    sql`select pg_advisory_xact_lock(hashtextextended(
-      concat_ws(' ', 'plinth.source', ${organizationId}::text, ${sourceType}::text, ${sourceId}::text), 0))`,
-  )
-  return rowsOf<StoredChunk>(
+): Promise<StoredChunk[]> =>
+  rowsOf<StoredChunk>(
     db,
     sql`
-      select c.id, encode(c.content_hash, 'hex') as hash, e.chunk_id is not null as embedded
+      select c.id, encode(c.content_hash, 'hex') as hash, e.chunk_id is not null as embedded,
+        c.owner_id as "ownerId", c.project_id as "projectId", c.category_id as "categoryId",
+        c.visibility, c.metadata, c.occurred_at::text as "occurredAt"
       from ${chunks} c left join ${embeddings} e on e.organization_id = c.organization_id
         and e.chunk_id = c.id and e.space_id = ${space?.id ?? null}::uuid
       where c.organization_id = ${organizationId} and c.source_type = ${sourceType}
         and c.source_id = ${sourceId}
       order by c.position`,
   )
+
+/** What is given, else what the source has, else what a new one gets. */
+function attributesOf(
+  { userId }: Tenant,
+  options: IndexSourceOptions,
+  known: Attributes = {
+    ownerId: userId ?? null,
+    projectId: null,
+    categoryId: null,
+    visibility: 'shared',
+    metadata: {},
+    occurredAt: null,
+  },
+): Attributes {
+  const { ownerId, projectId, categoryId, visibility, metadata, occurredAt } = options
+  const attributes = {
+    ownerId: ownerId === undefined ? known.ownerId : ownerId,
+    projectId: projectId === undefined ? known.projectId : projectId,
+    categoryId: categoryId === undefined ? known.categoryId : categoryId,
+    visibility: visibility ?? known.visibility,
+    metadata: metadata ?? known.metadata,
+    occurredAt: occurredAt?.toISOString() ?? known.occurredAt,
+  }
+  if (attributes.visibility === 'private' && attributes.ownerId === null) {
+    throw new ValidationError('ownerId', 'must be a user for a private source')
+  }
+  return attributes
 }
 
-interface Row extends Piece {
+interface Passage extends Piece {
+  tokens: number
+}
+
+interface Row extends Passage {
   id: string
   position: number
   isKept: boolean
@@ -212,7 +225,7 @@ interface Row extends Piece {
 }
 
 /** Which stored chunk each piece is already, by content, and which stored ones stand in the text no more. */
-function match(pieces: readonly Piece[], stored: readonly StoredChunk[]) {
+function match(pieces: readonly Passage[], stored: readonly StoredChunk[]) {
   const left = new Map<string, StoredChunk[]>()
   for (const chunk of stored) left.set(chunk.hash, [...(left.get(chunk.hash) ?? []), chunk])
   const rows = pieces.map((piece, position): Row => {
@@ -252,26 +265,59 @@ async function embedRows(
   return { of, tokens }
 }
 
-/** As pgvector reads it. Half precision holds four digits: more would only be bytes on the way. */
-export const vectorText = (vector: readonly number[]): string =>
-  `[${vector.map((value) => Number(value.toPrecision(6))).join(',')}]`
+/** Writes the chunks; those that are kept only where something of them has changed. */
+async function writeChunks(
+  { db, organizationId }: Tenant,
+  { sourceType, sourceId }: Source,
+  { ownerId, projectId, categoryId, visibility, metadata, occurredAt }: Attributes,
+  rows: readonly Row[],
+): Promise<void> {
+  if (rows.length === 0) return
+  const records = rows.map(({ id, position, content, hash, tokens }) => ({
+    ...{ id, position, content, tokens },
+    hash: hash.toString('hex'),
+  }))
+  await rowsOf(
+    db,
+    sql`
+      insert into ${chunks} as stored (organization_id, id, owner_id, project_id, category_id,
+        source_type, source_id, position, visibility, content, content_hash, metadata, token_count,
+        occurred_at)
+      select ${organizationId}, new.id, ${ownerId}::uuid, ${projectId}::uuid, ${categoryId}::uuid,
+        ${sourceType}, ${sourceId}, new.position, ${visibility}::${visibilities}, new.content,
+        decode(new.hash, 'hex'), ${JSON.stringify(metadata)}::text::jsonb, new.tokens,
+        coalesce(${occurredAt}::timestamptz, now())
+      from json_to_recordset(${JSON.stringify(records)}::text::json)
+        as new (id uuid, position integer, content text, hash text, tokens integer)
+      on conflict (organization_id, id) do update set
+        position = excluded.position, owner_id = excluded.owner_id, visibility = excluded.visibility,
+        project_id = excluded.project_id, category_id = excluded.category_id,
+        metadata = excluded.metadata, occurred_at = excluded.occurred_at,
+        updated_at = excluded.updated_at
+      where (stored.position, stored.owner_id, stored.visibility, stored.project_id,
+          stored.category_id, stored.metadata, stored.occurred_at)
+        is distinct from (excluded.position, excluded.owner_id, excluded.visibility,
+          excluded.project_id, excluded.category_id, excluded.metadata, excluded.occurred_at)
+      returning id`,
+  )
+}
 
 /** Writes new vectors, and keeps the copies of owner and visibility what the chunks' are, in every space. */
 async function writeEmbeddings(
   { db, organizationId }: Tenant,
   { sourceType, sourceId }: Source,
-  { owner_id, visibility }: { owner_id: string | null; visibility: Visibility },
+  { ownerId, visibility }: Attributes,
   vectors: Vectors,
   space: Space | undefined,
 ): Promise<void> {
   await rowsOf(
     db,
     sql`
-      update ${embeddings} as e set owner_id = ${owner_id}::uuid, visibility = ${visibility}::${visibilities}
+      update ${embeddings} as e set owner_id = ${ownerId}::uuid, visibility = ${visibility}::${visibilities}
       from ${chunks} c
       where e.organization_id = ${organizationId} and c.organization_id = ${organizationId}
         and c.source_type = ${sourceType} and c.source_id = ${sourceId} and e.chunk_id = c.id
-        and (e.owner_id, e.visibility) is distinct from (${owner_id}::uuid, ${visibility}::${visibilities})`,
+        and (e.owner_id, e.visibility) is distinct from (${ownerId}::uuid, ${visibility}::${visibilities})`,
   )
   if (!space || vectors.of.length === 0) return
   const records = vectors.of.map(({ id, embedding }) => ({ id, v: vectorText(embedding) }))
@@ -280,119 +326,58 @@ async function writeEmbeddings(
     sql`
       insert into ${embeddings} (organization_id, space_id, chunk_id, owner_id, visibility,
         source_type, embedding)
-      select ${organizationId}, ${space.id}, new.id, ${owner_id}::uuid,
+      select ${organizationId}, ${space.id}, new.id, ${ownerId}::uuid,
         ${visibility}::${visibilities}, ${sourceType}, new.v::public.halfvec
       from json_to_recordset(${JSON.stringify(records)}::text::json) as new (id uuid, v text)
       returning chunk_id`,
   )
 }
 
-async function deleteChunks({ db, organizationId }: Tenant, ids: readonly string[]): Promise<void> {
+async function deleteChunks(
+  { db, organizationId }: Tenant,
+  source: Source,
+  ids: readonly string[],
+): Promise<void> {
   if (ids.length === 0) return
-  await rowsOf(
+  const deleted = await rowsOf(
     db,
     sql`
       delete from ${chunks} where organization_id = ${organizationId}
-        and id in (select json_array_elements_text(${JSON.stringify(ids)}::text::json)::uuid)`,
+        and id in (select json_array_elements_text(${JSON.stringify(ids)}::text::json)::uuid)
+      returning id`,
   )
+  if (deleted.length < ids.length) throw notAllowed(source)
 }
+
+/** Row level security lets no row be deleted, and says nothing. */
+const notAllowed = ({ sourceType, sourceId }: Source) =>
+  new ForbiddenError(
+    'permission',
+    `${sourceType} ${sourceId} has chunks that the scope may read, but not remove`,
+  )
 
 /**
  * Removes what is found of a source: its chunks and their vectors, in every space. Idempotent.
  *
  * @returns how many chunks it had.
+ * @throws {ForbiddenError} for a scope that may not remove all that it can see of it.
  * @throws {ValidationError}
  */
 export async function removeSource(tenant: Tenant, source: Source): Promise<number> {
   checkSource(source)
+  await takeTurn(tenant, source)
   const { db, organizationId } = tenant
-  const removed = await run(
-    db
-      .delete(chunks)
-      .where(and(eq(chunks.organizationId, organizationId), isOf(source)))
-      .returning({ id: chunks.id }),
+  const isThis = sql`organization_id = ${organizationId} and source_type = ${source.sourceType}
+    and source_id = ${source.sourceId}`
+  const { seen, gone } = only(
+    await rowsOf<{ seen: number; gone: number }>(
+      db,
+      sql`
+        with gone as (delete from ${chunks} where ${isThis} returning id)
+        select (select count(*)::integer from ${chunks} where ${isThis}) as seen,
+          (select count(*)::integer from gone) as gone`,
+    ),
   )
-  return removed.length
-}
-
-const isOf = ({ sourceType, sourceId }: Source) =>
-  and(eq(chunks.sourceType, sourceType), eq(chunks.sourceId, sourceId))
-
-const { terms: _terms, contentHash: _contentHash, ...chunkColumns } = getColumns(chunks)
-
-export interface SourceSummary extends Source {
-  chunks: number
-  tokens: number
-  /** Of the chunk that changed last. */
-  updatedAt: Date
-}
-
-export interface ListSourcesOptions {
-  sourceType: string
-  /** The sourceId of the last source of the previous page. */
-  after?: string
-  /** Up to 500. */
-  limit?: number
-}
-
-/** Lists the sources of a kind of which the member may see chunks, by sourceId. @throws {ValidationError} */
-export async function listSources(
-  { db, organizationId }: Tenant,
-  { sourceType, after, limit = 50 }: ListSourcesOptions,
-): Promise<SourceSummary[]> {
-  checkText('sourceType', sourceType, { max: 40 })
-  if (after !== undefined) checkText('after', after)
-  checkLimit(limit, 500)
-  return run(
-    db
-      .select({
-        sourceType: chunks.sourceType,
-        sourceId: chunks.sourceId,
-        chunks: sql<number>`count(*)::integer`,
-        tokens: sql<number>`sum(${chunks.tokenCount})::integer`,
-        updatedAt: sql`max(${chunks.updatedAt})`.mapWith(chunks.updatedAt),
-      })
-      .from(chunks)
-      .where(
-        and(
-          eq(chunks.organizationId, organizationId),
-          eq(chunks.sourceType, sourceType),
-          after === undefined ? undefined : gt(chunks.sourceId, after),
-        ),
-      )
-      .groupBy(chunks.sourceType, chunks.sourceId)
-      .orderBy(asc(chunks.sourceId))
-      .limit(limit),
-  )
-}
-
-export interface ListChunksOptions extends Source {
-  /** The position of the last chunk of the previous page. */
-  after?: number
-  /** Up to 500. */
-  limit?: number
-}
-
-/** Lists the chunks of a source that the member may see, in reading order. @throws {ValidationError} */
-export async function listChunks(
-  { db, organizationId }: Tenant,
-  { after, limit = 50, ...source }: ListChunksOptions,
-): Promise<Chunk[]> {
-  checkSource(source)
-  if (after !== undefined) checkInteger('after', after)
-  checkLimit(limit, 500)
-  return run(
-    db
-      .select(chunkColumns)
-      .from(chunks)
-      .where(
-        and(
-          eq(chunks.organizationId, organizationId),
-          isOf(source),
-          after === undefined ? undefined : gt(chunks.position, after),
-        ),
-      )
-      .orderBy(asc(chunks.position))
-      .limit(limit),
-  )
+  if (gone < seen) throw notAllowed(source)
+  return gone
 }

@@ -1,6 +1,6 @@
-import { and, desc, eq, gte, lt, lte, sql } from 'drizzle-orm'
-import { type Database, rowsOf, run } from '../database.ts'
-import { LockError, ValidationError } from '../errors.ts'
+import { and, desc, eq, gte, lt, sql } from 'drizzle-orm'
+import { type Database, isBefore, rowsOf, run } from '../database.ts'
+import { ConstraintError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
   modelPrices,
@@ -15,6 +15,7 @@ import {
   checkBigint,
   checkInstant,
   checkInteger,
+  checkItem,
   checkJson,
   checkLimit,
   checkList,
@@ -125,38 +126,39 @@ export async function recordUsages(
     const { id, occurredAt, costNanos, status } = row
     if (isNew(row)) return { id, occurredAt, costNanos, status, duplicate: false }
     const first = earlier.get(row.idempotencyKey ?? '')
-    // Deleted since, with what it belonged to.
-    if (!first) throw new LockError('serialization')
+    // Recorded by another member, whose it is to know of.
+    if (!first) throw new ConstraintError('unique', 'usage_keys_pkey', 'usage_keys')
     return { ...first, duplicate: true }
   })
 }
 
 type CheckedUsage = RecordUsageOptions & Required<UsageCounts>
 
+/** Checks a call, and leaves out what is no part of one. */
 function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
-  if (typeof usage !== 'object' || usage === null) {
-    throw new ValidationError(argument, 'must be an object')
-  }
-  const at = (field: keyof RecordUsageOptions) => `${argument}.${field}`
-  checkText(at('provider'), usage.provider, { max: MAX_PROVIDER })
-  checkText(at('model'), usage.model, { max: MAX_MODEL })
-  checkText(at('operation'), usage.operation, { max: 100 })
-  if (usage.endpoint != null) checkText(at('endpoint'), usage.endpoint, { max: 500 })
-  // In an index, as MAX_MODEL.
-  if (usage.idempotencyKey != null) {
-    checkText(at('idempotencyKey'), usage.idempotencyKey, { max: 500 })
-  }
-  for (const field of ['userId', 'projectId', 'runId'] as const) {
-    if (usage[field] != null) checkUuid(at(field), usage[field])
-  }
-  if (usage.metadata !== undefined) checkJson(at('metadata'), usage.metadata)
-  if (usage.latencyMs != null) {
-    checkInteger(at('latencyMs'), usage.latencyMs, { max: 2 ** 31 - 1 })
-  }
-  if (usage.occurredAt !== undefined) checkInstant(at('occurredAt'), usage.occurredAt)
-  if (usage.costNanos !== undefined) checkBigint(at('costNanos'), usage.costNanos)
-  if (usage.status !== undefined) checkOneOf(at('status'), usage.status, ['priced', 'estimated'])
-  return { ...usage, ...checkCounts(usage, `${argument}.`) }
+  return checkItem(argument, usage, () => {
+    const { provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs } = usage
+    const { userId, projectId, runId, occurredAt, costNanos, status } = usage
+    checkText('provider', provider, { max: MAX_PROVIDER })
+    checkText('model', model, { max: MAX_MODEL })
+    checkText('operation', operation, { max: 100 })
+    if (endpoint != null) checkText('endpoint', endpoint, { max: 500 })
+    // In an index, as MAX_MODEL.
+    if (idempotencyKey != null) checkText('idempotencyKey', idempotencyKey, { max: 500 })
+    for (const [name, id] of Object.entries({ userId, projectId, runId })) {
+      if (id != null) checkUuid(name, id)
+    }
+    if (metadata !== undefined) checkJson('metadata', metadata)
+    if (latencyMs != null) checkInteger('latencyMs', latencyMs, { max: 2 ** 31 - 1 })
+    if (occurredAt !== undefined) checkInstant('occurredAt', occurredAt)
+    if (costNanos !== undefined) checkBigint('costNanos', costNanos)
+    if (status !== undefined) checkOneOf('status', status, ['priced', 'estimated'])
+    return {
+      ...{ provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs },
+      ...{ userId, projectId, runId, occurredAt, costNanos, status },
+      ...checkCounts(usage),
+    }
+  })
 }
 
 function costOf(usage: CheckedUsage, prices: readonly ApplicablePrice[], at: Date) {
@@ -185,7 +187,7 @@ async function readPrices(db: Database, usages: readonly CheckedUsage[]) {
       select clock.now, price.id, price.provider, price.model, price.unit,
         price.tier_from as "tierFrom", price.nanos_per_million::text as "nanosPerMillion",
         price.valid_from as "validFrom", price.valid_to as "validTo"
-      from (select date_trunc('milliseconds', now()) as now) as clock
+      from (select now()::timestamptz(3) as now) as clock
       left join (
         select prices.* from ${modelPrices} as prices
         join json_to_recordset(${JSON.stringify(wanted)}::text::json) as wanted (provider text, model text)
@@ -222,7 +224,7 @@ type NewUsage = Pick<RecordUsageOptions, 'idempotencyKey'> & { id: string }
 
 /** Claims the keys and records what has claimed its own, or has none. Returns which calls those are. */
 async function insertUsages(
-  { db, organizationId }: Tenant,
+  { db, organizationId, userId }: Tenant,
   rows: readonly NewUsage[],
 ): Promise<(row: NewUsage) => boolean> {
   // One parameter and not one a column: every driver sends a text alike, and arrays each in its own way.
@@ -250,8 +252,9 @@ async function insertUsages(
           images bigint, "audioSeconds" bigint, requests bigint, "costNanos" bigint,
           "priceIds" uuid[], "latencyMs" integer, "occurredAt" timestamptz)
       ), claimed as (
-        insert into ${usageKeys} (organization_id, key, event_id, status, cost_nanos, occurred_at)
-        select ${organizationId}::uuid, "idempotencyKey", id, status, "costNanos", "occurredAt"
+        insert into ${usageKeys} (organization_id, key, event_id, user_id, status, cost_nanos,
+          occurred_at)
+        select ${organizationId}::uuid, "idempotencyKey", id, ${userId ?? null}::uuid, status, "costNanos", "occurredAt"
         from usages where "idempotencyKey" is not null order by "idempotencyKey", id
         on conflict do nothing
         returning event_id
@@ -344,18 +347,10 @@ export async function listUsage(
           model !== undefined ? eq(events.model, model) : undefined,
           since && gte(events.occurredAt, since),
           until && lt(events.occurredAt, until),
-          after && isAfter(after),
+          after && isBefore(events.occurredAt, events.id, after),
         ),
       )
       .orderBy(desc(events.occurredAt), desc(events.id))
       .limit(limit),
   )
 }
-
-/** That an event comes after another one in the list. */
-const isAfter = ({ occurredAt, id }: Pick<UsageEvent, 'occurredAt' | 'id'>) =>
-  and(
-    // For Postgres to leave out the later partitions, which it does not by a row comparison.
-    lte(usageEvents.occurredAt, occurredAt),
-    sql`(${usageEvents.occurredAt}, ${usageEvents.id}) < (${sql.param(occurredAt, usageEvents.occurredAt)}, ${id}::uuid)`,
-  )

@@ -143,6 +143,8 @@ export const usageKeys = costs.table.withRLS(
     organizationId: organizationId(),
     key: text('key').notNull(),
     eventId: uuid('event_id').notNull(),
+    /** Who recorded it, whose alone the answer is. */
+    userId: uuid('user_id'),
 
     status: usageStatus('status').notNull(),
     costNanos: bigint('cost_nanos', { mode: 'bigint' }),
@@ -156,7 +158,7 @@ export const usageKeys = costs.table.withRLS(
       columns: [t.organizationId],
       foreignColumns: [organizations.id],
     }).onDelete('cascade'),
-    ...tenantPolicies('usage_keys', t.organizationId, { read: true, insert: true }),
+    ...tenantPolicies('usage_keys', t.organizationId, log(t.userId)),
   ],
 )
 

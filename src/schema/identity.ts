@@ -177,7 +177,7 @@ const grantedRole = managedFunction(
   'identity.granted_role(uuid, uuid)',
   sql`
 create or replace function identity.granted_role(organization uuid, member uuid)
-returns ${membershipRole} language plpgsql stable security definer set search_path = '' as $$
+returns ${membershipRole} language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   granted ${membershipRole};
   archived timestamptz;
@@ -207,7 +207,7 @@ const grantedService = managedFunction(
   'identity.granted_service(uuid)',
   sql`
 create or replace function identity.granted_service(organization uuid)
-returns text language plpgsql stable security definer set search_path = '' as $$
+returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   archived timestamptz;
 begin
@@ -237,7 +237,7 @@ const enterScope = managedFunction(
   'identity.enter_scope(uuid, uuid)',
   sql`
 create or replace function identity.enter_scope(organization uuid, member uuid)
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   granted text := identity.granted_role(organization, member);
 begin${setScope}
@@ -249,7 +249,7 @@ const enterServiceScope = managedFunction(
   'identity.enter_service_scope(uuid)',
   sql`
 create or replace function identity.enter_service_scope(organization uuid)
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   member text := '';
   granted text := identity.granted_service(organization);
@@ -262,7 +262,7 @@ const userBySubject = managedFunction(
   'identity.user_by_subject(text, text)',
   sql`
 create or replace function identity.user_by_subject(auth_provider text, auth_subject text)
-returns uuid language plpgsql stable security definer set search_path = '' as $$
+returns uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return (select id from ${users} where provider = auth_provider and subject = auth_subject);
 end $$`,
@@ -279,7 +279,7 @@ const enterScopeFromJwt = managedFunction(
   'identity.enter_scope_from_jwt(text)',
   sql`
 create or replace function identity.enter_scope_from_jwt(auth_provider text default 'supabase')
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
   member uuid := identity.user_by_subject(auth_provider, claims ->> 'sub');
@@ -301,7 +301,7 @@ const memberProfiles = managedFunction(
 create or replace function identity.member_profiles(after_user uuid, max_rows integer)
 returns table (user_id uuid, role ${membershipRole}, joined_at timestamptz, email text,
   display_name text, avatar_url text, deactivated_at timestamptz)
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select m.user_id, m.role, m.joined_at, u.email, u.display_name, u.avatar_url, u.deactivated_at
@@ -321,7 +321,7 @@ create or replace function identity.member_organizations(
   member uuid, after_organization uuid, max_rows integer)
 returns table (organization_id uuid, role ${membershipRole}, kind ${organizationKind}, slug text,
   name text, joined_at timestamptz)
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select o.id, m.role, o.kind, o.slug, o.name, m.joined_at
@@ -337,7 +337,7 @@ const uuidV7Function = managedFunction(
   'identity.uuid_v7()',
   sql`
 create or replace function identity.uuid_v7()
-returns uuid language plpgsql volatile set search_path = '' as $$
+returns uuid language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   microseconds bigint := floor(extract(epoch from clock_timestamp()) * 1000000);
   -- 48 bits of milliseconds, the version, 12 bits of their fraction, 62 random ones.

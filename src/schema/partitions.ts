@@ -15,7 +15,7 @@ const createMonths = managedFunction(
   sql`
 create or replace function partitions.create_months(
   parent_schema text, parent_table text, first timestamptz, last timestamptz)
-returns integer language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 declare
   month timestamptz := date_trunc('month', first);
   made integer := 0;
@@ -24,22 +24,24 @@ begin
   if last < first or last > first + interval '50 years' then
     raise exception 'from % to % is no range of months', first, last using errcode = '22023';
   end if;
-  perform 1 from pg_catalog.pg_partitioned_table p
-    join pg_catalog.pg_class c on c.oid = p.partrelid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  perform 1 from pg_partitioned_table p
+    join pg_class c on c.oid = p.partrelid
+    join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = parent_schema and c.relname = parent_table and p.partstrat = 'r';
   if not found then
     raise exception '%.% is not partitioned by range', parent_schema, parent_table
       using errcode = '42809';
   end if;
   -- Two callers make one month once.
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('plinth.partitions'));
+  perform pg_advisory_xact_lock(hashtext('plinth.partitions'));
   while month <= last loop
-    partition := parent_table || '_' || pg_catalog.to_char(month, 'YYYY_MM');
-    if pg_catalog.to_regclass(format('partitions.%I', partition)) is null then
-      execute format(
-        'create table partitions.%I partition of %I.%I for values from (%L) to (%L)',
-        partition, parent_schema, parent_table, month, month + interval '1 month');
+    partition := format('%s_%s_%s', parent_schema, parent_table, to_char(month, 'YYYY_MM'));
+    if to_regclass(format('partitions.%I', partition)) is null then
+      -- Attached and not made as a part: writers go on meanwhile, and no lock is waited for in a circle.
+      execute format('create table partitions.%I (like %I.%I including all excluding indexes)',
+        partition, parent_schema, parent_table);
+      execute format('alter table %I.%I attach partition partitions.%I for values from (%L) to (%L)',
+        parent_schema, parent_table, partition, month, month + interval '1 month');
       made := made + 1;
     end if;
     month := month + interval '1 month';

@@ -29,14 +29,14 @@ const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, $
  * larger slice the HNSW index is asked, which may pass over some of the nearest; if it comes back with
  * too few, the slice is scanned after all. The scan orders by the uncast column, which no index has.
  * Dynamic SQL: a cached generic plan would decide the recall. SET LOCAL, as on a Citus shard nothing
- * else arrives; hence not STABLE.
+ * else arrives; hence not STABLE. The two settings stay for the rest of the transaction.
  */
 const nearestChunks = managedFunction(
   nearestSignature,
   sql`
 create or replace function search.nearest_chunks(
   space uuid, query public.halfvec, max_rows integer, ${filterParameters})
-returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = '' as $$
+returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   dims integer;
@@ -54,6 +54,9 @@ begin
   if not found then
     raise exception 'space % not found', space
       using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  elsif public.vector_dims(query) <> dims then
+    raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
+      using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
   end if;
   slice := '${embeddings} e'
     || case when filters = '' then ''
@@ -102,7 +105,7 @@ const exceeds = managedFunction(
   'search.exceeds(uuid, integer)',
   sql`
 create or replace function search.exceeds(space uuid, bound integer)
-returns boolean language plpgsql stable security definer set search_path = '' as $$
+returns boolean language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform 1 from ${embeddings} e
     where e.organization_id = ${scopedOrganization} and e.space_id = space
@@ -124,7 +127,7 @@ const matchingChunks = managedFunction(
   sql`
 create or replace function search.matching_chunks(query text, max_rows integer, ${filterParameters})
 returns table (chunk_id uuid, rank real) language plpgsql stable security definer
-set search_path = '' as $$
+set search_path = pg_catalog, pg_temp as $$
 declare
   terms tsquery := websearch_to_tsquery('english', query);
   filters text := case when source_types is not null then ' and c.source_type = any($4)' else '' end ||

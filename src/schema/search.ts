@@ -18,6 +18,7 @@ import { organizations, users } from './identity.ts'
 import {
   managedCall,
   managedComment,
+  managedConstraint,
   managedExecute,
   managedExtension,
   managedFunction,
@@ -120,8 +121,6 @@ export const chunks = search.table.withRLS(
       columns: [t.ownerId],
       foreignColumns: [users.id],
     }),
-    // indexSource, and the passages around a match.
-    index('chunks_source_idx').on(t.organizationId, t.sourceType, t.sourceId, t.position),
     index('chunks_owner_id_idx').on(t.ownerId),
     // matching_chunks. With the organization in it (btree_gin), a common word of all is no burden on one.
     index('chunks_terms_idx').using('gin', t.organizationId, t.terms),
@@ -210,7 +209,8 @@ const createPartition = managedFunction(
   'search.create_partition(uuid)',
   sql`
 create or replace function search.create_partition(space uuid)
-returns void language plpgsql security definer set search_path = '' as $$
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s' as $$
 declare
   child text := 'embeddings_' || replace(space::text, '-', '');
   dims integer;
@@ -221,14 +221,16 @@ begin
       when 'l2' then 'halfvec_l2_ops'
       else 'halfvec_ip_ops' end
     into strict dims, ops from ${spaces} s where s.id = space;
-  if pg_catalog.to_regclass(format('partitions.%I', child)) is not null then
+  if to_regclass(format('partitions.%I', child)) is not null then
     return;
   end if;
-  execute format('create table partitions.%I partition of ${embeddings} for values in (%L)',
-    child, space);
+  execute format('create table partitions.%I (like ${embeddings} including all excluding indexes)', child);
   -- The parent takes any dimension; a typed column could not be attached to it.
   execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
     child, child || '_dims', dims);
+  -- Attached and not made as a part, so that those who search in other spaces go on meanwhile.
+  execute format('alter table ${embeddings} attach partition partitions.%I for values in (%L)',
+    child, space);
   execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
     child || '_hnsw', child, dims, ops);
 end $$`,
@@ -240,6 +242,13 @@ export const searchObjects = [
   managedExtension('btree_gin'),
   managedPartitioning(embeddings, 'list', embeddings.spaceId),
   managedPartitioning(searches, 'range', searches.occurredAt),
+  // One chunk a place, whoever asks: a source is nobody's twice. Also what indexSource and listChunks read
+  // by. Deferrable, so that a statement may shift many.
+  managedConstraint(
+    chunks,
+    'chunks_source_key',
+    sql`unique (organization_id, source_type, source_id, position) deferrable initially immediate`,
+  ),
   // In the row and uncompressed: an exact scan of TOASTed vectors takes 3.5 times as long.
   managedStorage(embeddings, embeddings.embedding, 'plain'),
   createPartition,

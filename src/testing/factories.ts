@@ -1,6 +1,7 @@
 import type { Database } from '../database.ts'
 import { createOrganization, upsertUser } from '../queries/identity.ts'
-import { addMember, type InviteMemberOptions, inviteMember } from '../queries/members.ts'
+import { type InviteMemberOptions, inviteMember } from '../queries/invitations.ts'
+import { addMember } from '../queries/members.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import type { MembershipRole } from '../schema/identity.ts'
 import { inTenant, type Scope, type Tenant } from '../tenant.ts'

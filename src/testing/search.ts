@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type Database, only, run } from '../database.ts'
+import { vectorText } from '../embedding.ts'
 import { search } from '../queries/search.ts'
-import { vectorText } from '../queries/sources.ts'
 import { type CreateSpaceOptions, createSpace } from '../queries/spaces.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { chunks, embeddings, type Space } from '../schema/search.ts'

@@ -1,17 +1,10 @@
-import { sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
-import { rowsOf } from '../../src/database.ts'
 import { ForbiddenError, LastOwnerError, NotFoundError, ValidationError } from '../../src/errors.ts'
-import { getUser } from '../../src/queries/identity.ts'
 import {
-  acceptInvitation,
   addMember,
   changeMemberRole,
-  inviteMember,
-  listInvitations,
   listMembers,
   removeMember,
-  revokeInvitation,
   transferOwnership,
 } from '../../src/queries/members.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
@@ -149,66 +142,5 @@ describe('listMembers', () => {
       expect([first, ...rest].map((member) => member?.userId)).toEqual([owner.userId, ann.userId])
       expect(first).toMatchObject({ role: 'owner', joinedAt: expect.any(Date) })
     })
-  })
-})
-
-describe('an invitation', () => {
-  test('makes its reader a member, once', async ({ db }) => {
-    const owner = await makeScope(db)
-    const ann = await makeUser(db, { email: 'Ann@example.com' })
-    const { token } = await inTenant(db, owner, (tenant) =>
-      inviteMember(tenant, { email: 'ann@example.com', role: 'editor' }),
-    )
-
-    const membership = await acceptInvitation(db, { token, userId: ann.id })
-
-    expect(membership).toMatchObject({ role: 'editor', invitedBy: owner.userId })
-    const again = db.transaction((tx) => acceptInvitation(tx, { token, userId: ann.id }))
-    await expect(again).rejects.toMatchObject({ reason: 'accepted' })
-    const [listed] = await inTenant(db, owner, listInvitations)
-    expect(listed).toMatchObject({ acceptedBy: ann.id })
-    expect(JSON.stringify(listed)).not.toContain('oken')
-  })
-
-  test('is refused when unknown, revoked, expired, or made out to another', async ({ db }) => {
-    const owner = await makeScope(db)
-    const ann = await makeUser(db, { email: 'ann@example.com' })
-    const invite = (email = 'ann@example.com') =>
-      inTenant(db, owner, (tenant) => inviteMember(tenant, { email }))
-    const refused = async (token: string, reason: string) =>
-      expect(
-        db.transaction((tx) => acceptInvitation(tx, { token, userId: ann.id })),
-      ).rejects.toMatchObject({ name: 'InvitationError', reason })
-
-    const invitation = await invite()
-    await refused('nonsense', 'unknown')
-    await refused(
-      `${invitation.token.slice(0, -1)}${invitation.token.endsWith('A') ? 'E' : 'A'}`,
-      'unknown',
-    )
-    await inTenant(db, owner, (tenant) => revokeInvitation(tenant, invitation.id))
-    await refused(invitation.token, 'revoked')
-    await refused((await invite('ben@example.com')).token, 'email')
-    const expiring = await invite()
-    await asService(db, owner.organizationId, ({ db }) =>
-      rowsOf(
-        db,
-        sql`update identity.invitations set expires_at = now() - interval '1 s' where id = ${expiring.id}`,
-      ),
-    )
-    await refused(expiring.token, 'expired')
-    expect(await getUser(db, ann.id)).toBeDefined()
-  })
-
-  test('is for admins to make and to see', async ({ db }) => {
-    const owner = await makeScope(db)
-    const editor = await joinScope(db, owner, 'editor')
-    await inTenant(db, owner, (tenant) => inviteMember(tenant, { email: 'ann@example.com' }))
-
-    expect(await inTenant(db, editor, listInvitations)).toEqual([])
-    const inviting = inTenant(db, editor, (tenant) =>
-      inviteMember(tenant, { email: 'b@example.com' }),
-    )
-    await expect(inviting).rejects.toBeInstanceOf(ForbiddenError)
   })
 })

@@ -311,13 +311,18 @@ describe('importPrices', () => {
   })
 
   test('leaves the prices of others alone, and does not overlap them', async ({ db }) => {
-    const manual = await makeModelPrice(db, { provider: 'acme', model: 'model', validFrom: at })
+    const validTo = new Date(at.getTime() + 86_400_000)
+    const price = { provider: 'acme', model: 'model', validFrom: at, validTo }
+    const manual = await makeModelPrice(db, price)
+    const catalogue = of({ input_mtok: 9, output_mtok: 4 })
 
-    const counts = await importPrices(db, { catalogue: of({ input_mtok: 9, output_mtok: 4 }) })
+    const counts = await importPrices(db, { catalogue })
 
-    expect(counts).toEqual({ inserted: 1, closed: 0, unchanged: 0, skipped: 1 })
+    // The catalogue's holds before and after, and not for ever because of a day.
+    expect(counts).toEqual({ inserted: 3, closed: 0, unchanged: 0, skipped: 1 })
     expect(await listPrices(db, { provider: 'acme', at })).toContainEqual(manual)
-    expect((await timeline(db)).filter((line) => line.startsWith('input'))).toHaveLength(1)
+    expect((await timeline(db)).filter((line) => line.startsWith('input'))).toHaveLength(3)
+    expect(await importPrices(db, { catalogue })).toMatchObject({ inserted: 0, closed: 0 })
   })
 
   test('skips and counts what a price cannot say', async ({ db }) => {

@@ -3,13 +3,9 @@ import { describe, expect, test as plain } from 'vitest'
 import { rowsOf } from '../../src/database.ts'
 import { type EmbeddingModel, embedTexts, hashingModel } from '../../src/embedding.ts'
 import { ForbiddenError, ValidationError } from '../../src/errors.ts'
+import { listChunks } from '../../src/queries/chunks.ts'
 import { search } from '../../src/queries/search.ts'
-import {
-  type IndexSourceOptions,
-  indexSource,
-  listChunks,
-  removeSource,
-} from '../../src/queries/sources.ts'
+import { type IndexSourceOptions, indexSource, removeSource } from '../../src/queries/sources.ts'
 import { createSpace } from '../../src/queries/spaces.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'

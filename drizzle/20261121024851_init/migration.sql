@@ -128,6 +128,7 @@ CREATE TABLE "costs"."usage_keys" (
 	"organization_id" uuid,
 	"key" text,
 	"event_id" uuid NOT NULL,
+	"user_id" uuid,
 	"status" "costs"."usage_status" NOT NULL,
 	"cost_nanos" bigint,
 	"occurred_at" timestamp(3) with time zone NOT NULL,
@@ -299,8 +300,6 @@ CREATE UNIQUE INDEX "users_email_key" ON "identity"."users" (lower("email"));
 --> statement-breakpoint
 CREATE UNIQUE INDEX "users_provider_subject_key" ON "identity"."users" ("provider","subject");
 --> statement-breakpoint
-CREATE INDEX "chunks_source_idx" ON "search"."chunks" ("organization_id","source_type","source_id","position");
---> statement-breakpoint
 CREATE INDEX "chunks_owner_id_idx" ON "search"."chunks" ("owner_id");
 --> statement-breakpoint
 CREATE INDEX "chunks_terms_idx" ON "search"."chunks" USING gin ("organization_id","terms");
@@ -347,9 +346,9 @@ CREATE POLICY "usage_events_select" ON "costs"."usage_events" AS PERMISSIVE FOR 
 --> statement-breakpoint
 CREATE POLICY "usage_events_insert" ON "costs"."usage_events" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_events"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_events"."user_id" is null or "costs"."usage_events"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
-CREATE POLICY "usage_keys_select" ON "costs"."usage_keys" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."usage_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+CREATE POLICY "usage_keys_select" ON "costs"."usage_keys" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."usage_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
-CREATE POLICY "usage_keys_insert" ON "costs"."usage_keys" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+CREATE POLICY "usage_keys_insert" ON "costs"."usage_keys" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_keys"."user_id" is null or "costs"."usage_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
 CREATE POLICY "invitations_select" ON "identity"."invitations" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("identity"."invitations"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
@@ -390,7 +389,7 @@ CREATE POLICY "searches_insert" ON "search"."searches" AS PERMISSIVE FOR INSERT 
 -- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
 create or replace function partitions.create_months(
   parent_schema text, parent_table text, first timestamptz, last timestamptz)
-returns integer language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 declare
   month timestamptz := date_trunc('month', first);
   made integer := 0;
@@ -399,22 +398,24 @@ begin
   if last < first or last > first + interval '50 years' then
     raise exception 'from % to % is no range of months', first, last using errcode = '22023';
   end if;
-  perform 1 from pg_catalog.pg_partitioned_table p
-    join pg_catalog.pg_class c on c.oid = p.partrelid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  perform 1 from pg_partitioned_table p
+    join pg_class c on c.oid = p.partrelid
+    join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = parent_schema and c.relname = parent_table and p.partstrat = 'r';
   if not found then
     raise exception '%.% is not partitioned by range', parent_schema, parent_table
       using errcode = '42809';
   end if;
   -- Two callers make one month once.
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('plinth.partitions'));
+  perform pg_advisory_xact_lock(hashtext('plinth.partitions'));
   while month <= last loop
-    partition := parent_table || '_' || pg_catalog.to_char(month, 'YYYY_MM');
-    if pg_catalog.to_regclass(format('partitions.%I', partition)) is null then
-      execute format(
-        'create table partitions.%I partition of %I.%I for values from (%L) to (%L)',
-        partition, parent_schema, parent_table, month, month + interval '1 month');
+    partition := format('%s_%s_%s', parent_schema, parent_table, to_char(month, 'YYYY_MM'));
+    if to_regclass(format('partitions.%I', partition)) is null then
+      -- Attached and not made as a part: writers go on meanwhile, and no lock is waited for in a circle.
+      execute format('create table partitions.%I (like %I.%I including all excluding indexes)',
+        partition, parent_schema, parent_table);
+      execute format('alter table %I.%I attach partition partitions.%I for values from (%L) to (%L)',
+        parent_schema, parent_table, partition, month, month + interval '1 month');
       made := made + 1;
     end if;
     month := month + interval '1 month';
@@ -433,7 +434,7 @@ grant usage on schema partitions to plinth_platform;
 --> statement-breakpoint
 -- managed: function identity.granted_role(uuid, uuid)
 create or replace function identity.granted_role(organization uuid, member uuid)
-returns "identity"."membership_role" language plpgsql stable security definer set search_path = '' as $$
+returns "identity"."membership_role" language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   granted "identity"."membership_role";
   archived timestamptz;
@@ -459,7 +460,7 @@ end $$;
 --> statement-breakpoint
 -- managed: function identity.granted_service(uuid)
 create or replace function identity.granted_service(organization uuid)
-returns text language plpgsql stable security definer set search_path = '' as $$
+returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   archived timestamptz;
 begin
@@ -476,7 +477,7 @@ end $$;
 --> statement-breakpoint
 -- managed: function identity.enter_scope(uuid, uuid)
 create or replace function identity.enter_scope(organization uuid, member uuid)
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   granted text := identity.granted_role(organization, member);
 begin
@@ -489,7 +490,7 @@ end $$;
 --> statement-breakpoint
 -- managed: function identity.enter_service_scope(uuid)
 create or replace function identity.enter_service_scope(organization uuid)
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   member text := '';
   granted text := identity.granted_service(organization);
@@ -503,14 +504,14 @@ end $$;
 --> statement-breakpoint
 -- managed: function identity.user_by_subject(text, text)
 create or replace function identity.user_by_subject(auth_provider text, auth_subject text)
-returns uuid language plpgsql stable security definer set search_path = '' as $$
+returns uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return (select id from "identity"."users" where provider = auth_provider and subject = auth_subject);
 end $$;
 --> statement-breakpoint
 -- managed: function identity.enter_scope_from_jwt(text)
 create or replace function identity.enter_scope_from_jwt(auth_provider text default 'supabase')
-returns text language plpgsql set search_path = '' as $$
+returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
   member uuid := identity.user_by_subject(auth_provider, claims ->> 'sub');
@@ -528,7 +529,7 @@ end $$;
 create or replace function identity.member_profiles(after_user uuid, max_rows integer)
 returns table (user_id uuid, role "identity"."membership_role", joined_at timestamptz, email text,
   display_name text, avatar_url text, deactivated_at timestamptz)
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select m.user_id, m.role, m.joined_at, u.email, u.display_name, u.avatar_url, u.deactivated_at
@@ -544,7 +545,7 @@ create or replace function identity.member_organizations(
   member uuid, after_organization uuid, max_rows integer)
 returns table (organization_id uuid, role "identity"."membership_role", kind "identity"."organization_kind", slug text,
   name text, joined_at timestamptz)
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select o.id, m.role, o.kind, o.slug, o.name, m.joined_at
@@ -556,7 +557,7 @@ end $$;
 --> statement-breakpoint
 -- managed: function identity.uuid_v7()
 create or replace function identity.uuid_v7()
-returns uuid language plpgsql volatile set search_path = '' as $$
+returns uuid language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   microseconds bigint := floor(extract(epoch from clock_timestamp()) * 1000000);
   -- 48 bits of milliseconds, the version, 12 bits of their fraction, 62 random ones.
@@ -641,12 +642,16 @@ comment on table "identity"."memberships" is 'The right of a user to act in an o
 -- managed: comment "identity"."invitations"
 comment on table "identity"."invitations" is 'An offer of a membership, made out to an address, good once.';
 --> statement-breakpoint
+-- managed: constraint chunks_source_key
+alter table "search"."chunks" drop constraint if exists "chunks_source_key", add constraint "chunks_source_key" unique (organization_id, source_type, source_id, position) deferrable initially immediate;
+--> statement-breakpoint
 -- managed: storage "search"."embeddings".embedding
 alter table "search"."embeddings" alter column "embedding" set storage plain;
 --> statement-breakpoint
 -- managed: function search.create_partition(uuid)
 create or replace function search.create_partition(space uuid)
-returns void language plpgsql security definer set search_path = '' as $$
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s' as $$
 declare
   child text := 'embeddings_' || replace(space::text, '-', '');
   dims integer;
@@ -657,14 +662,16 @@ begin
       when 'l2' then 'halfvec_l2_ops'
       else 'halfvec_ip_ops' end
     into strict dims, ops from "search"."spaces" s where s.id = space;
-  if pg_catalog.to_regclass(format('partitions.%I', child)) is not null then
+  if to_regclass(format('partitions.%I', child)) is not null then
     return;
   end if;
-  execute format('create table partitions.%I partition of "search"."embeddings" for values in (%L)',
-    child, space);
+  execute format('create table partitions.%I (like "search"."embeddings" including all excluding indexes)', child);
   -- The parent takes any dimension; a typed column could not be attached to it.
   execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
     child, child || '_dims', dims);
+  -- Attached and not made as a part, so that those who search in other spaces go on meanwhile.
+  execute format('alter table "search"."embeddings" attach partition partitions.%I for values in (%L)',
+    child, space);
   execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
     child || '_hnsw', child, dims, ops);
 end $$;
@@ -710,7 +717,7 @@ comment on table "search"."searches" is 'What was asked, and how well it was ans
 --> statement-breakpoint
 -- managed: function search.exceeds(uuid, integer)
 create or replace function search.exceeds(space uuid, bound integer)
-returns boolean language plpgsql stable security definer set search_path = '' as $$
+returns boolean language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform 1 from "search"."embeddings" e
     where e.organization_id = nullif(current_setting('plinth.organization_id', true), '')::uuid and e.space_id = space
@@ -721,7 +728,7 @@ end $$;
 -- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
 create or replace function search.nearest_chunks(
   space uuid, query public.halfvec, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz)
-returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = '' as $$
+returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   dims integer;
@@ -745,6 +752,9 @@ begin
   if not found then
     raise exception 'space % not found', space
       using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  elsif public.vector_dims(query) <> dims then
+    raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
+      using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
   end if;
   slice := '"search"."embeddings" e'
     || case when filters = '' then ''
@@ -785,7 +795,7 @@ end $$;
 -- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
 create or replace function search.matching_chunks(query text, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz)
 returns table (chunk_id uuid, rank real) language plpgsql stable security definer
-set search_path = '' as $$
+set search_path = pg_catalog, pg_temp as $$
 declare
   terms tsquery := websearch_to_tsquery('english', query);
   filters text := case when source_types is not null then ' and c.source_type = any($4)' else '' end ||
