@@ -4,7 +4,9 @@ const db = await plinth.connect() // PGlite in .plinth; a postgres:// URL for a 
 await plinth.migrate(db)
 const user = { provider: 'clerk', subject: 'ada', email: 'ada@example.com' }
 const { id: userId } = await plinth.upsertUser(db, user)
-const acme = await plinth.createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: userId })
+const acme =
+  (await plinth.findOrganizationBySlug(db, 'acme')) ??
+  (await plinth.createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: userId }))
 const scope = { organizationId: acme.id, userId }
 
 const model = plinth.hashingModel() // or any embedding model of the AI SDK

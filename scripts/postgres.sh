@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real PostgreSQL server with pgvector on a Debian host, without touching the host's packages or libc.
 #   postgres.sh [start]   install if missing, start if stopped, print the URL (last line of stdout)
-#   start-postgres.sh stop | status | url | install | reset (stop + delete the data) | psql [args]
+#   postgres.sh stop | status | url | install | reset (stop + delete the data) | psql [args]
 # Environment: PGV_PG=17 (Debian trixie, default) or 18 (Debian forky); PGV_HOME=folder; PGV_PORT=port
 set -euo pipefail
 PGV_PG=${PGV_PG:-17}

@@ -28,11 +28,13 @@ const DEFAULT_BATCH = 100
 /**
  * Embeds texts, in as many calls as the model's batch size asks for, one after the other.
  *
- * @throws {ValidationError} if the model answers with another number of vectors; and what the model throws.
+ * @throws {ValidationError} if the model answers with another number of vectors; what the model throws, and
+ * the signal's reason.
  */
 export async function embedTexts(
   model: EmbeddingModel,
   texts: readonly string[],
+  signal?: AbortSignal,
 ): Promise<Embedded> {
   const size = (await model.maxEmbeddingsPerCall) ?? DEFAULT_BATCH
   if (!(size >= 1)) throw new ValidationError('model.maxEmbeddingsPerCall', 'must be 1 or more')
@@ -40,8 +42,9 @@ export async function embedTexts(
   let tokens: number | undefined = 0
   let calls = 0
   for (let at = 0; at < texts.length; at += size) {
+    signal?.throwIfAborted()
     const values = texts.slice(at, at + size)
-    const answer = await model.doEmbed({ values })
+    const answer = await model.doEmbed({ values, abortSignal: signal })
     if (answer.embeddings.length !== values.length) {
       throw new ValidationError(
         'model',

@@ -46,7 +46,7 @@ const noop = () => {}
  * a comment or a further word hides the command in the text.
  */
 function refuse(slot: Slot, query: Query, commands: RegExp) {
-  const { resolve } = query
+  const { resolve, reject } = query
   query.resolve = (rows) => {
     // Several statements in one text are answered with several results.
     const answers = [rows, ...rows.filter((row) => Array.isArray(row) && 'command' in row)]
@@ -54,7 +54,9 @@ function refuse(slot: Slot, query: Query, commands: RegExp) {
       (answer) => 'command' in answer && commands.test(String(answer.command)),
     )
     if (!found) return resolve(rows)
-    slot.lose(new TransactionError(`${found.command} is for the pool to send`))
+    const error = new TransactionError(`${found.command} is for the pool to send`)
+    slot.lose(error)
+    reject(error)
   }
 }
 

@@ -279,13 +279,6 @@ describe.skipIf(!url)('pipelined', () => {
       await expectSound(client, 10)
     })
 
-    test('is opened by begin, and by no statement', () => {
-      const client = one()
-      for (const statement of ['BEGIN', ' start  transaction read only']) {
-        expect(() => client.unsafe(statement)).toThrow(TransactionError)
-      }
-    })
-
     test('fails with an error that holds no parameters', async () => {
       const secret = 'hunter2'
       const error = await settled(one().unsafe('select 1 / $1::text::int', [secret]))
@@ -489,6 +482,28 @@ describe.skipIf(!url)('pipelined', () => {
       })
       await expect(rolledBack).rejects.toThrow()
       expect(await client.unsafe("select to_regclass('pg_temp.t') as t")).toEqual([{ t: null }])
+    })
+
+    test('gives a connection up that was told to begin or to end a transaction', async () => {
+      const client = one()
+      for (const text of ['/* a */ begin', '-- a\nstart transaction', 'select 1; begin']) {
+        await expect(client.unsafe(text)).rejects.toBeInstanceOf(TransactionError)
+        expect(await client.unsafe('select txid_current_if_assigned() as id')).toEqual([
+          { id: null },
+        ])
+      }
+      for (const text of [
+        '/* a */ commit',
+        'rollback and chain',
+        '/**/rollback',
+        'select 1; commit',
+      ]) {
+        const working = client.begin(async (tx) => {
+          await tx.unsafe(text)
+          return tx.unsafe('select 1')
+        })
+        await expect(working).rejects.toBeInstanceOf(TransactionError)
+      }
     })
 
     test('sets the timeouts of the server', async () => {

@@ -152,6 +152,31 @@ describe('a scope', () => {
     await expect(list(kept.tenant)).rejects.toThrow()
   })
 
+  test('lets no query follow its savepoint, whatever scope is open by then', async ({ db }) => {
+    const [mine, theirs] = [await makeScope(db), await makeScope(db)]
+    await inTenant(db, theirs, (tenant) => makeChunk(tenant, note))
+    const kept = await inTenant(db, mine, async (tenant) => ({ tenant }))
+    const secrets = ({ db }: Tenant) => rowsOf(db, sql`select content from search.chunks`)
+
+    await inTenant(db, theirs, async (tenant) => {
+      await expect(secrets(kept.tenant)).rejects.toBeInstanceOf(TransactionError)
+      await expect(inTenant(kept.tenant.db, mine, secrets)).rejects.toThrow()
+      expect(await secrets(tenant)).toHaveLength(1)
+    })
+  })
+
+  test('is one at a time in a transaction', async ({ db }) => {
+    const [mine, theirs] = [await makeScope(db), await makeScope(db)]
+
+    const both = await Promise.allSettled([inTenant(db, mine, list), inTenant(db, theirs, list)])
+
+    expect(both).toMatchObject([
+      { status: 'fulfilled' },
+      { status: 'rejected', reason: { name: 'TransactionError' } },
+    ])
+    expect(await inTenant(db, theirs, list)).toEqual([])
+  })
+
   test('is not taken for committed when a failure in it was caught', async () => {
     const scope = await makeScope(root)
     const caught = inTenant(root, scope, async (tenant) => {

@@ -73,7 +73,7 @@ async function indexFile(
   tenant: Tenant,
   file: CorpusFile,
   { text, modifiedAt }: TextFile,
-  { model, space, countTokens }: IndexFilesOptions,
+  { model, space, countTokens, signal }: IndexFilesOptions,
 ) {
   const indexed = await indexSource(tenant, {
     sourceType: DOCUMENT,
@@ -83,6 +83,7 @@ async function indexFile(
     model,
     space,
     countTokens,
+    signal,
     metadata: { file: file.name },
     occurredAt: modifiedAt,
   })

@@ -4,24 +4,42 @@ import type { SnippetPart } from '../queries/search.ts'
 import { printable } from './terminal.ts'
 import { summary, type TourReport } from './tour.ts'
 
-const BAR = 20
+/** Of the terminal, as far as a text is pleasant to read. */
+const WIDTH = Math.min(process.stdout.columns ?? 100, 110)
+/** What the columns beside the bar take. */
+const BESIDE_BAR = 76
+const BAR = Math.max(4, Math.min(20, WIDTH - BESIDE_BAR))
 const NANOS = 1_000_000_000
 
 /** Without the colours of its own that the table would print into a file too. */
-const PLAIN = { head: [], border: [] }
+const PLAIN = { head: [], border: [], compact: true, 'padding-left': 0 }
 
 /** Nano-dollars as dollars, with as many digits as small amounts need. */
 const dollars = (nanos: bigint | null): string =>
   nanos === null ? 'unpriced' : nanos === 0n ? '$0' : `$${(Number(nanos) / NANOS).toFixed(6)}`
 
-const marked = (snippet: readonly SnippetPart[]): string =>
-  snippet
-    .map(({ text, isMatch }) => {
-      const plain = printable(text).replace(/\s+/g, ' ')
-      if (!isMatch) return plain
-      return pc.isColorSupported ? pc.bold(pc.yellow(plain)) : `«${plain}»`
-    })
-    .join('')
+/** A snippet on lines of the terminal's width, with the words of the question marked. */
+function marked(snippet: readonly SnippetPart[], indent: string): string {
+  const words = snippet.flatMap(({ text, isMatch }) =>
+    printable(text)
+      .split(/(?<= )/)
+      .map((word) => ({ word, isMatch })),
+  )
+  let [line, width] = [indent, indent.length]
+  const lines: string[] = []
+  for (const { word, isMatch } of words) {
+    if (width + word.length > WIDTH && width > indent.length) {
+      lines.push(line)
+      ;[line, width] = [indent, indent.length]
+    }
+    const mark = pc.isColorSupported ? (text: string) => pc.bold(pc.yellow(text)) : quoted
+    line += isMatch ? word.replace(/\S+/, mark) : word
+    width += word.length
+  }
+  return [...lines, line].join('\n')
+}
+
+const quoted = (word: string) => `«${word}»`
 
 const heading = (text: string) => `\n${pc.bold(text)}`
 
@@ -45,13 +63,13 @@ export function renderReport(report: TourReport): string {
     for (const { rank, similarity, file, position, snippet } of matches) {
       const near = similarity === null ? '   -' : similarity.toFixed(2)
       lines.push(`${rank}. ${pc.cyan(near)}  ${pc.dim(`${printable(file)} #${position}`)}`)
-      lines.push(`   ${marked(snippet)}`)
+      lines.push(marked(snippet, '   '))
     }
   }
   lines.push(
     heading('Spend by day and model'),
     spendTable(report.spend),
-    pc.dim('what if: the same tokens at the list price of that model; nothing of it was spent'),
+    pc.dim('what if: the same tokens at that model’s list price; none of it was spent'),
     heading('Activity'),
     activityTable(report.activity),
     heading(`${other.name} asks: ${printable(other.question)}`),
@@ -72,7 +90,8 @@ function spendTable(rows: TourReport['spend']): string {
       'tokens',
       '',
       'cost',
-      ...models.map((name) => `what if ${name}`),
+      // One word a line: on a narrow terminal the names are wider than what stands below them.
+      ...models.map((name) => `what if\n${name.replaceAll('-', '-\n')}`),
     ],
     style: PLAIN,
     colAligns: [

@@ -25,6 +25,9 @@ import {
 /** Of a source, in characters. */
 const MAX_TEXT = 5_000_000
 
+/** Vectors in a statement: a few megabytes at the most dimensions, and a second's work of an HNSW index. */
+const VECTOR_BATCH = 100
+
 /** What is indexed, and found again: a document, a message, a page. */
 export interface Source {
   /** What kind of thing it is, in up to 40 characters, such as `document`. */
@@ -47,6 +50,8 @@ export interface IndexSourceOptions extends Source, SplitOptions {
   metadata?: Record<string, unknown>
   /** When the source was written or said; of a new one now, unless said. */
   occurredAt?: Date
+  /** Ends it between two batches, and undoes it. */
+  signal?: AbortSignal
   /** Counts the tokens of a chunk; a quarter of its characters, rounded up, unless said. */
   countTokens?: (text: string) => number
 }
@@ -91,7 +96,7 @@ export async function indexSource(
   const attributes = attributesOf(tenant, options, stored[0])
   const { rows, gone } = match(pieces, stored)
   const missing = space && model ? rows.filter(({ embedded }) => !embedded) : []
-  const vectors = await embedRows(missing, model, space)
+  const vectors = await embedRows(missing, model, space, options.signal)
 
   await deleteChunks(tenant, options, gone)
   await writeChunks(tenant, options, attributes, rows)
@@ -251,11 +256,13 @@ async function embedRows(
   rows: readonly Row[],
   model: EmbeddingModel | undefined,
   space: Space | undefined,
+  signal: AbortSignal | undefined,
 ): Promise<Vectors> {
   if (!model || !space || rows.length === 0) return { of: [], tokens: 0 }
   const { embeddings: made, tokens } = await embedTexts(
     model,
     rows.map(({ content }) => content),
+    signal,
   )
   const of = rows.map(({ id }, at) => {
     const embedding = made[at]
@@ -305,7 +312,7 @@ async function writeChunks(
 /** Writes new vectors, and keeps the copies of owner and visibility what the chunks' are, in every space. */
 async function writeEmbeddings(
   { db, organizationId }: Tenant,
-  { sourceType, sourceId }: Source,
+  { sourceType, sourceId, signal }: IndexSourceOptions,
   { ownerId, visibility }: Attributes,
   vectors: Vectors,
   space: Space | undefined,
@@ -320,17 +327,22 @@ async function writeEmbeddings(
         and (e.owner_id, e.visibility) is distinct from (${ownerId}::uuid, ${visibility}::${visibilities})`,
   )
   if (!space || vectors.of.length === 0) return
-  const records = vectors.of.map(({ id, embedding }) => ({ id, v: vectorText(embedding) }))
-  await rowsOf(
-    db,
-    sql`
-      insert into ${embeddings} (organization_id, space_id, chunk_id, owner_id, visibility,
-        source_type, embedding)
-      select ${organizationId}, ${space.id}, new.id, ${ownerId}::uuid,
-        ${visibility}::${visibilities}, ${sourceType}, new.v::public.halfvec
-      from json_to_recordset(${JSON.stringify(records)}::text::json) as new (id uuid, v text)
-      returning chunk_id`,
-  )
+  for (let at = 0; at < vectors.of.length; at += VECTOR_BATCH) {
+    signal?.throwIfAborted()
+    const records = vectors.of
+      .slice(at, at + VECTOR_BATCH)
+      .map(({ id, embedding }) => ({ id, v: vectorText(embedding) }))
+    await rowsOf(
+      db,
+      sql`
+        insert into ${embeddings} (organization_id, space_id, chunk_id, owner_id, visibility,
+          source_type, embedding)
+        select ${organizationId}, ${space.id}, new.id, ${ownerId}::uuid,
+          ${visibility}::${visibilities}, ${sourceType}, new.v::public.halfvec
+        from json_to_recordset(${JSON.stringify(records)}::text::json) as new (id uuid, v text)
+        returning chunk_id`,
+    )
+  }
 }
 
 async function deleteChunks(

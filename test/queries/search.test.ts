@@ -277,6 +277,18 @@ describe('search', () => {
     await expect(searching).rejects.toBeInstanceOf(NotFoundError)
   })
 
+  test('tells a vector that is of another length than its space has', async ({ db }) => {
+    const space = await makeSpace(db)
+    const searching = inTenant(db, await makeScope(db), (tenant) =>
+      search(tenant, { space: { ...space, dimensions: 9 }, embedding: unitVector(1, 9) }),
+    )
+
+    await expect(searching).rejects.toMatchObject({
+      name: 'ValidationError',
+      argument: 'embedding',
+    })
+  })
+
   test('is recorded when asked, for its author and the admins', async ({ db }) => {
     const owner = await makeScope(db)
     const [ann, ben] = [await joinScope(db, owner), await joinScope(db, owner)]

@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { describe, expect, test as plain } from 'vitest'
 import { rowsOf } from '../../src/database.ts'
@@ -7,7 +8,7 @@ import { listChunks } from '../../src/queries/chunks.ts'
 import { search } from '../../src/queries/search.ts'
 import { type IndexSourceOptions, indexSource, removeSource } from '../../src/queries/sources.ts'
 import { createSpace } from '../../src/queries/spaces.ts'
-import { inTenant, type Tenant } from '../../src/tenant.ts'
+import { asService, inTenant, type Tenant } from '../../src/tenant.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { makeSpace } from '../../src/testing/search.ts'
 import { root, test, url } from '../support/database.ts'
@@ -142,6 +143,116 @@ describe('indexSource', () => {
     await expect(indexing).rejects.toBeInstanceOf(ForbiddenError)
   })
 
+  test('keeps what it is not told of a source that is there', async ({ db }) => {
+    const owner = await makeScope(db)
+    const ann = await joinScope(db, owner)
+    const metadata = { page: 1 }
+    await inTenant(db, ann, (tenant) =>
+      indexSource(tenant, { ...source, text: 'alpha', visibility: 'private', metadata }),
+    )
+
+    for (const text of ['alpha', 'beta']) {
+      await asService(db, owner.organizationId, (tenant) =>
+        indexSource(tenant, { ...source, text }),
+      )
+      const [chunk] = await inTenant(db, ann, (tenant) => listChunks(tenant, source))
+      expect(chunk).toMatchObject({
+        content: text,
+        ownerId: ann.userId,
+        visibility: 'private',
+        metadata,
+      })
+    }
+  })
+
+  test('is one source, whoever asks', async ({ db }) => {
+    const owner = await makeScope(db)
+    const [ann, ben] = [await joinScope(db, owner), await joinScope(db, owner)]
+    const index = (scope: typeof ann) =>
+      db.transaction((tx) =>
+        inTenant(tx, scope, (tenant) =>
+          indexSource(tenant, { ...source, text: 'alpha', visibility: 'private' }),
+        ),
+      )
+    await index(ann)
+
+    await expect(index(ben)).rejects.toMatchObject({ constraint: 'chunks_source_key' })
+  })
+
+  test('does not pretend to remove what the scope may only read', async ({ db }) => {
+    const owner = await makeScope(db)
+    await inTenant(db, owner, (tenant) => indexSource(tenant, { ...source, text: 'alpha' }))
+    const refused = (scope: typeof owner, work: (tenant: Tenant) => Promise<unknown>) =>
+      expect(db.transaction((tx) => inTenant(tx, scope, work))).rejects.toBeInstanceOf(
+        ForbiddenError,
+      )
+
+    const [member, viewer] = [await joinScope(db, owner), await joinScope(db, owner, 'viewer')]
+    await refused(member, (tenant) => indexSource(tenant, { ...source, text: 'beta' }))
+    await refused(viewer, (tenant) => indexSource(tenant, { ...source, text: '' }))
+    await refused(viewer, (tenant) => removeSource(tenant, source))
+    const chunks = await inTenant(db, owner, (tenant) => listChunks(tenant, source))
+    expect(chunks.map(({ content }) => content)).toEqual(['alpha'])
+  })
+
+  test.skipIf(!url)('makes a removal wait for it, so that no chunk loses its vector', async () => {
+    const scope = await makeScope(root)
+    const space = await makeSpace(root, { provider: 'slow', model: 'slow', dimensions: 2 })
+    const model: EmbeddingModel = {
+      ...{ specificationVersion: 'v2', provider: 'slow', modelId: 'slow' },
+      maxEmbeddingsPerCall: 1,
+      doEmbed: async ({ values }) => {
+        await pause(100)
+        return { embeddings: values.map(({ length }) => [length, 1]) }
+      },
+    }
+    const index = (...words: string[]) =>
+      inTenant(root, scope, (tenant) =>
+        indexSource(tenant, { ...source, ...cut, text: text(...words), model, space }),
+      )
+    await index('alpha', 'beta')
+
+    const indexing = index('alpha', 'beta', 'gamma')
+    await pause(50)
+    const removed = await inTenant(root, scope, (tenant) => removeSource(tenant, source))
+
+    expect([(await indexing).chunks, removed]).toEqual([3, 3])
+    await inTenant(root, scope, async (tenant) => {
+      const [chunks, vectors] = [
+        await rowsOf(tenant.db, sql`select 1 from search.chunks`),
+        await rowsOf(tenant.db, sql`select 1 from search.embeddings`),
+      ]
+      expect([chunks.length, vectors.length]).toEqual([0, 0])
+    })
+  })
+
+  test('ends between two batches when it is told to, and leaves nothing', async ({ db }) => {
+    const space = await hashingSpace(db)
+    const abort = new AbortController()
+    const model = countingModel()
+    const stopping: EmbeddingModel = {
+      ...model,
+      maxEmbeddingsPerCall: 1,
+      doEmbed: (options) => {
+        abort.abort(new Error('enough'))
+        return model.doEmbed(options)
+      },
+    }
+    const scope = await makeScope(db)
+    const indexing = db.transaction((tx) =>
+      inTenant(tx, scope, (tenant) =>
+        indexSource(tenant, {
+          ...{ ...source, ...cut, text: text('alpha', 'beta') },
+          ...{ model: stopping, space, signal: abort.signal },
+        }),
+      ),
+    )
+
+    await expect(indexing).rejects.toThrow('enough')
+    expect(model.texts).toHaveLength(1)
+    expect(await inTenant(db, scope, (tenant) => listChunks(tenant, source))).toEqual([])
+  })
+
   test('never cuts a character in two', async ({ db }) => {
     await inTenant(db, await makeScope(db), async (tenant) => {
       const emoji = '😀🎉👍🏽'.repeat(100)
@@ -176,6 +287,9 @@ describe('indexSource', () => {
         { model, space: other },
         { model: { ...model, doEmbed: async () => ({ embeddings: [[0, 1]] }) }, space },
         { model: { ...model, doEmbed: async () => ({ embeddings: [] }) }, space },
+        { model: { ...model, maxEmbeddingsPerCall: 0 }, space },
+        { countTokens: () => Number.NaN },
+        { countTokens: (text) => text.length / 4 },
       ]
       for (const options of refused) {
         const indexing = indexSource(tenant, { ...source, text: 'alpha', ...options })
