@@ -11,10 +11,11 @@ import {
   spend,
   topCosts,
 } from '../../src/queries/costs.ts'
-import { closePrice } from '../../src/queries/prices.ts'
+import { closePrice, createPrice } from '../../src/queries/prices.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
 import { asService, inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { makeModelPrice, makeUsageEvent } from '../../src/testing/costs.ts'
+import { rollback } from '../../src/testing/database.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { root, test, url } from '../support/database.ts'
 
@@ -134,6 +135,38 @@ describe('recordUsages', () => {
     expect([b, c]).toMatchObject([{ costNanos: 2_000n }, { costNanos: 5_000n, duplicate: false }])
     const [sum] = await inTenant(db, scope, (tenant) => spend(tenant, { since }))
     expect(sum).toMatchObject({ costNanos: 8_000n, events: 3 })
+  })
+
+  test('a key is its first user’s, who alone is told what was recorded under it', async ({
+    db,
+  }) => {
+    const owner = await makeSpender(db)
+    const [ann, ben] = [await joinScope(db, owner), await joinScope(db, owner)]
+    const keyed = { ...call, idempotencyKey: 'k1' }
+    const record = (scope: Scope) =>
+      db.transaction((tx) => inTenant(tx, scope, (tenant) => recordUsage(tenant, keyed)))
+    const first = await record(ann)
+
+    expect(await record(ann)).toEqual({ ...first, duplicate: true })
+    await expect(record(ben)).rejects.toMatchObject({ constraint: 'usage_keys_pkey' })
+    const seen = await inTenant(db, ben, (tenant) =>
+      rowsOf(tenant.db, sql`select * from costs.usage_keys`),
+    )
+    expect(seen).toEqual([])
+  })
+
+  test('is priced by a price of the same moment', async () => {
+    for (const model of Array.from({ length: 20 }, () => uuidV7())) {
+      // Another moment each time, so that some are rounded up.
+      const priced = await rollback(root, async (tx) => {
+        await createPrice(tx, { provider: 'p', model, unit: 'input', nanosPerMillion: 1_000_000n })
+        const scope = await makeSpender(tx)
+        return inTenant(tx, scope, (tenant) =>
+          recordUsage(tenant, { ...call, provider: 'p', model }),
+        )
+      })
+      expect(priced.status).toBe('priced')
+    }
   })
 
   test('a key of another organization is another key', async ({ db }) => {
@@ -296,6 +329,24 @@ describe('spend and topCosts', () => {
       { costNanos: 2n ** 63n + 6n, events: 5, unpriced: 1, tokens: 1_060 },
     ])
     expect(await inTenant(db, await makeScope(db), sum)).toEqual([])
+  })
+
+  test('is refused rather than cut', async ({ db }) => {
+    const scope = await makeSpender(db)
+    await inTenant(db, scope, async (tenant) => {
+      for (const hour of [1, 2, 3]) {
+        await recordUsage(tenant, {
+          ...call,
+          occurredAt: new Date(since.getTime() + hour * 3_600_000),
+        })
+      }
+      const hourly = { since, period: 'hour' as const }
+
+      expect(await spend(tenant, { ...hourly, limit: 3 })).toHaveLength(3)
+      await expect(spend(tenant, { ...hourly, limit: 2 })).rejects.toMatchObject({
+        argument: 'limit',
+      })
+    })
   })
 
   test('begins days and months where the time zone does, over a change of clocks', async ({

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
-import { describe, expect, test as plain } from 'vitest'
+import { describe, expect } from 'vitest'
 import { rowsOf } from '../../src/database.ts'
 import { type EmbeddingModel, embedTexts, hashingModel } from '../../src/embedding.ts'
 import { ForbiddenError, ValidationError } from '../../src/errors.ts'
@@ -356,25 +356,3 @@ describe('a space', () => {
     })
   })
 })
-
-plain(
-  'the offline model is deterministic, of length 1, and near for texts that share words',
-  async () => {
-    const { embeddings } = await embedTexts(hashingModel(), [
-      'The invoices were paid',
-      'an invoice that is paid',
-      'Cats sleep all day',
-      '…',
-    ])
-    const [paid = [], invoice = [], cats = [], none = []] = embeddings
-    const dot = (a: number[], b: number[]) => a.reduce((sum, x, at) => sum + x * (b[at] ?? 0), 0)
-
-    expect((await embedTexts(hashingModel(), ['The invoices were paid'])).embeddings[0]).toEqual(
-      paid,
-    )
-    for (const vector of embeddings) expect(Math.hypot(...vector)).toBeCloseTo(1, 6)
-    expect(dot(paid, invoice)).toBeGreaterThan(0.3)
-    expect(Math.abs(dot(paid, cats))).toBeLessThan(0.15)
-    expect(none).toHaveLength(384)
-  },
-)
