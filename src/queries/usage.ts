@@ -35,7 +35,7 @@ import {
 const MAX_PAGE = 500
 
 /** How many calls one statement records at most. */
-export const MAX_USAGES = 1_000
+const MAX_USAGES = 1_000
 
 /** Of one statement's calls as JSON, in UTF-16 code units: as for lines of the activity log. */
 const MAX_BATCH_LENGTH = 64_000_000
