@@ -3,7 +3,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { connect, type Database } from '../src/database.ts'
 import { activityLogs } from '../src/schema/activity.ts'
-import { usageKeys } from '../src/schema/costs.ts'
+import { memberships } from '../src/schema/identity.ts'
 import { chunks } from '../src/schema/search.ts'
 import { inTenant, readInTenant, type Scope, type Tenant } from '../src/tenant.ts'
 import { makeScope } from '../src/testing/factories.ts'
@@ -73,26 +73,33 @@ async function guarding(db: Database, url: string) {
       select ${organizationId}, identity.uuid_v7(), ${userId}, 'bench', now() - n * interval '1 second'
       from generate_series(1, ${ROWS}) as n`)
     await db.execute(sql`
-      insert into costs.usage_keys (organization_id, key, event_id, status, cost_nanos, occurred_at)
-      select ${organizationId}, lpad(n::text, 8, '0'), gen_random_uuid(), 'priced', n, now()
-      from generate_series(1, ${ROWS}) as n`)
+      with made as (
+        insert into identity.users (id, email, display_name)
+        select identity.uuid_v7(), ${organizationId}::text || n || '@example.com', 'bench'
+        from generate_series(1, ${ROWS}) as n returning id
+      ) insert into identity.memberships (organization_id, user_id) select ${organizationId}, id from made`)
   }
-  await db.execute(sql`vacuum analyze activity.activity_logs, costs.usage_keys`)
+  await db.execute(sql`vacuum analyze activity.activity_logs, identity.memberships`)
 
   // As the owner of the tables, whom the policies do not bind, and as plinth_app: on one connection each,
   // whose transaction stays open, so that only the query is timed.
   const options = { maxConnections: 1, idleInTransactionTimeoutMs: 600_000 }
   const [guarded, free] = [await connect(url, options), await connect(url, options)]
-  const ofMine = (table: typeof usageKeys | typeof activityLogs) =>
+  const ofMine = (table: typeof memberships | typeof activityLogs) =>
     eq(table.organizationId, mine.organizationId)
   const queries: Record<string, (on: Database) => PromiseLike<unknown>> = {
     [`${ROWS} rows that all members read`]: (on) =>
       on
-        .select({ rows: sql`count(*)`, cost: sql`sum(${usageKeys.costNanos})` })
-        .from(usageKeys)
-        .where(ofMine(usageKeys)),
+        .select({ rows: sql`count(*)`, last: sql`max(${memberships.joinedAt})` })
+        .from(memberships)
+        .where(ofMine(memberships)),
     [`a list of ${PAGE} of them`]: (on) =>
-      on.select().from(usageKeys).where(ofMine(usageKeys)).orderBy(usageKeys.key).limit(PAGE),
+      on
+        .select()
+        .from(memberships)
+        .where(ofMine(memberships))
+        .orderBy(memberships.userId)
+        .limit(PAGE),
     [`${ROWS} lines of a log, whose policy looks at each line's actor`]: (on) =>
       on
         .select({ rows: sql`count(*)`, last: sql`max(${activityLogs.action})` })

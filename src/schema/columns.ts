@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { customType, timestamp, uuid } from 'drizzle-orm/pg-core'
 
-// The only state of the package: it keeps the ids of one millisecond in order.
-let latest = 0n
+// The only state of the schema: it keeps the ids of one millisecond in order.
+let latest = { millisecond: 0, count: 0 }
 
 /**
  * A version 7 UUID (RFC 9562), greater than every earlier one of this process.
@@ -11,11 +11,15 @@ let latest = 0n
  * its INSERT can be in the child rows of the same statement.
  */
 export function uuidV7(): string {
-  // 48 bits of milliseconds, then 12 that count the ids of one millisecond.
-  const tick = BigInt(Date.now()) << 12n
-  latest = tick > latest ? tick : latest + 1n
-  const time = latest.toString(16).padStart(15, '0')
-  return `${time.slice(0, 8)}-${time.slice(8, 12)}-7${time.slice(12)}-${crypto.randomUUID().slice(19)}`
+  const now = Date.now()
+  const { millisecond, count } = latest
+  // 48 bits of milliseconds, then 12 that count the ids of one; the clock may stand still, or go back.
+  if (now > millisecond) latest = { millisecond: now, count: 0 }
+  else if (count < 0xfff) latest = { millisecond, count: count + 1 }
+  else latest = { millisecond: millisecond + 1, count: 0 }
+  const time = latest.millisecond.toString(16).padStart(12, '0')
+  const counted = latest.count.toString(16).padStart(3, '0')
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${counted}-${crypto.randomUUID().slice(19)}`
 }
 
 /** The surrogate key. Its order is the order of creation, so the primary key also serves the pages. */
