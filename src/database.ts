@@ -81,8 +81,10 @@ export const isPipelined = (db: Database): boolean => 'engine' in db && db.engin
 async function connectEmbedded(folder: string): Promise<Connection> {
   const { drizzle } = await optional(EMBEDDED_PACKAGES, import('drizzle-orm/pglite'))
   const client = folder.startsWith('memory://') ? await openPglite() : await openEmbedded(folder)
-  const close = async () => {
-    if (!client.closed) await client.close()
+  let closing: Promise<void> | undefined
+  const close = () => {
+    closing ??= client.close()
+    return closing
   }
   return Object.assign(drizzle({ client }), { engine: 'pglite' as const, close })
 }

@@ -33,7 +33,7 @@ describe('the embedded database', () => {
     const first = await connect(data)
     await migrate(first)
     const { ownerId, id } = await makeOrganization(first)
-    await first.close()
+    await Promise.all([first.close(), first.close()])
     await first.close()
 
     const second = await connect(data)

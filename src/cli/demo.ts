@@ -28,7 +28,9 @@ const collect = (value: string, before: string[] = []) => [...before, value]
 
 export function demoCommand(): Command {
   const command = new Command('demo')
-    .description('index a folder of text and query it, with tenants, costs and activity')
+    .description(
+      'index a folder of text and query it, with tenants, costs and activity; it makes two organizations and three users of its own',
+    )
     .argument('[folder]', 'Markdown and text files (default: plinth’s own documentation)')
     .option('--query <text>', 'a question to ask; may be repeated', collect)
     .option('--config <file>', 'exports `embedding`, an AI SDK embedding model')
