@@ -161,6 +161,17 @@ export class TransactionError extends PlinthError {
   override readonly name = 'TransactionError'
 }
 
+/** The buffer takes no more: it is full, or closed. The line was not recorded. */
+export class BufferError extends PlinthError {
+  override readonly name = 'BufferError'
+  readonly reason: 'full' | 'closed'
+
+  constructor(reason: BufferError['reason'], message: string) {
+    super(message)
+    this.reason = reason
+  }
+}
+
 /** The embedded database is open in another process. PGlite has one writer. */
 export class DatabaseInUseError extends PlinthError {
   override readonly name = 'DatabaseInUseError'

@@ -1,10 +1,10 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Database } from '../database.ts'
 import {
+  BufferError,
   ConnectionError,
   LockError,
   MissingPartitionError,
-  PlinthError,
   TimeoutError,
   ValidationError,
 } from '../errors.ts'
@@ -28,17 +28,6 @@ export interface ActivityScope {
 }
 
 const HOUR_MS = 3_600_000
-
-/** The buffer takes no more: it is full, or closed. The line was not recorded. */
-export class BufferError extends PlinthError {
-  override readonly name = 'BufferError'
-  readonly reason: 'full' | 'closed'
-
-  constructor(reason: BufferError['reason'], message: string) {
-    super(message)
-    this.reason = reason
-  }
-}
 
 export interface BufferActivityOptions {
   /** How many lines are written at once, without waiting any longer. */
