@@ -11,7 +11,6 @@ import { asService, inTenant, type Scope } from '../../src/tenant.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { owner, root, test, url } from '../support/database.ts'
 
-const _HOSTILE = `'; drop table x; -- "\\ {}[]$1 :a \u20ac\u{1f600}`
 const NO_PARTITION = new Date('1999-12-31T23:59:59Z')
 
 const actionsOf = (lines: readonly { action: string }[]) => lines.map(({ action }) => action)
