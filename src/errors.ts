@@ -60,7 +60,10 @@ export type ConstraintKind = 'unique' | 'foreign_key' | 'check' | 'not_null' | '
 export class ConstraintError extends PlinthError {
   override readonly name = 'ConstraintError'
   readonly kind: ConstraintKind
-  /** As named in the schema, such as `organizations_slug_key`; a column's name for `not_null`. */
+  /**
+   * As named in the schema, such as `organizations_slug_key`; a column's name for `not_null`. Of a key of
+   * a partitioned table, Postgres gives the name that it has in the partition, and the partition's.
+   */
   readonly constraint: string
   readonly table: string
 
@@ -266,6 +269,13 @@ export function toPlinthError(error: unknown): unknown {
   }
   const lock = LOCKS[code]
   if (lock) return new LockError(lock, { cause })
+  const [, extension] = /^extension "(.+)" is not available/.exec(found.message) ?? []
+  if (extension) {
+    return new MigrationError(
+      `the server has no extension ${extension}; install it there, or ask for it, and migrate again`,
+      { cause },
+    )
+  }
   if (code === '42501') {
     const reason = isReason(found.detail) ? found.detail : 'permission'
     return new ForbiddenError(reason, found.message, { cause })

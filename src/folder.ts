@@ -1,5 +1,6 @@
-import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { DatabaseInUseError, ValidationError } from './errors.ts'
 
 /**
@@ -31,17 +32,30 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
 
 /** A link is made by one process only, and is whole from the first moment. */
 async function take(folder: string, file: string, mine: string): Promise<void> {
+  const deadline = Date.now() + TAKE_OVER_MS
   while (!(await linked(mine, file))) {
     const holder = await readFile(file, 'utf8').catch(() => undefined)
     if (holder === undefined) continue
     if (await isRunning(holder)) throw new DatabaseInUseError(folder, Number.parseInt(holder, 10))
-    // Two may find the same dead holder: what one of them moves away by mistake, it puts back.
-    const moved = `${mine}.stale`
-    await rename(file, moved).catch(() => {})
-    const found = await readFile(moved, 'utf8').catch(() => holder)
-    if (found !== holder) await linked(moved, file)
-    await rm(moved, { force: true })
+    await removeDead(file, holder, Date.now() > deadline)
   }
+}
+
+/** How long another process may take over from a dead one before it counts as dead itself. */
+const TAKE_OVER_MS = 5_000
+
+/** One at a time, or a second one would remove the lock that the first has made in the meantime. */
+async function removeDead(file: string, holder: string, isLate: boolean): Promise<void> {
+  const turn = `${file}.turn`
+  if (isLate) await rm(turn, { recursive: true, force: true })
+  const isMine = await mkdir(turn).then(
+    () => true,
+    () => false,
+  )
+  if (!isMine) return pause(10)
+  const found = await readFile(file, 'utf8').catch(() => undefined)
+  if (found === holder) await rm(file, { force: true })
+  await rm(turn, { recursive: true, force: true })
 }
 
 const linked = (from: string, to: string) =>

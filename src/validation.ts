@@ -82,7 +82,7 @@ export function checkInteger(
 export const checkLimit = (value: unknown, max: number): void =>
   checkInteger('limit', value, { min: 1, max })
 
-/** Checks an amount that is kept as bigint; not negative unless said. */
+/** Checks an amount that is kept as bigint, and never negative. */
 export function checkBigint(argument: string, value: unknown): asserts value is bigint {
   if (typeof value !== 'bigint' || value < 0n || value > 2n ** 63n - 1n) {
     throw new ValidationError(argument, `must be a bigint from 0 to 2^63-1, not ${shown(value)}`)
@@ -222,7 +222,8 @@ interface JsonProblem {
 }
 
 /**
- * What JSON or Postgres would refuse, drop or change, and where. The path is made on the way back only.
+ * A value that JSON or Postgres would refuse, or make another one of, and where. The path is made on the
+ * way back only. What JSON leaves out, such as a function, is left out.
  */
 function findProblem(value: unknown, inStrings: boolean, depth = 0): JsonProblem | undefined {
   if (typeof value === 'number' && !Number.isFinite(value)) {

@@ -9,6 +9,7 @@ import {
   ConstraintError,
   DatabaseInUseError,
   LockError,
+  MigrationError,
   MissingPartitionError,
   TimeoutError,
   TransactionError,
@@ -154,6 +155,7 @@ describe('errors of the database', () => {
         )
         .catch((error) => error),
     ).toBeInstanceOf(MissingPartitionError)
+    expect(await failing(sql`create extension nowhere`)).toBeInstanceOf(MigrationError)
     expect(await failing(sql`select * from nowhere`)).not.toBeInstanceOf(ConstraintError)
     expect(organizationId).toBeDefined()
   })

@@ -42,7 +42,7 @@ const halfvec = customType<{ data: number[]; driverData: string }>({
   fromDriver: (value) => JSON.parse(value),
 })
 
-/** The halfvec of pgvector 0.7 and newer; its HNSW index takes as many. */
+/** What an HNSW index takes of pgvector's halfvec. */
 export const MAX_DIMENSIONS = 4_000
 
 /** What makes two vectors comparable: the model that made them, and how. One is active per purpose. */
