@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { setTimeout as pause } from 'node:timers/promises'
+import { setImmediate as immediately, setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import type { Sql } from 'postgres'
@@ -106,9 +106,22 @@ describe.skipIf(!url)('pipelined', () => {
       const early = await time(() =>
         client.begin((tx) => Promise.all([ask(tx), tx.unsafe('commit')])),
       )
+      // In a packet of its own, which must not wait for the first one to be acknowledged.
+      const apart = await time(() =>
+        client.begin(async (tx) => {
+          const asked = ask(tx)
+          await immediately()
+          return Promise.all([asked, tx.unsafe('commit')])
+        }),
+      )
       await slow.close()
 
-      expect({ plain, callback, early }).toEqual({ plain: 1, callback: 2, early: 1 })
+      expect({ plain, callback, early, apart }).toEqual({
+        plain: 1,
+        callback: 2,
+        early: 1,
+        apart: 1,
+      })
     })
 
     test('sends queries in the order of the calls, awaited or not', async () => {
