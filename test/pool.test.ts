@@ -106,22 +106,28 @@ describe.skipIf(!url)('pipelined', () => {
       const early = await time(() =>
         client.begin((tx) => Promise.all([ask(tx), tx.unsafe('commit')])),
       )
-      // In a packet of its own, which must not wait for the first one to be acknowledged.
-      const apart = await time(() =>
-        client.begin(async (tx) => {
-          const asked = ask(tx)
-          await immediately()
-          return Promise.all([asked, tx.unsafe('commit')])
-        }),
-      )
       await slow.close()
 
-      expect({ plain, callback, early, apart }).toEqual({
-        plain: 1,
-        callback: 2,
-        early: 1,
-        apart: 1,
-      })
+      expect({ plain, callback, early }).toEqual({ plain: 1, callback: 2, early: 1 })
+    })
+
+    test('does not wait for one packet to be acknowledged before it sends the next', async () => {
+      // Shorter than a kernel delays an acknowledgement that nothing else carries.
+      const slow = await openProxy(url, { delayMs: 20 })
+      const client = one({}, slow.url)
+      const times: number[] = []
+      for (const _ of numbers(10)) {
+        const start = performance.now()
+        await client.begin(async (tx) => {
+          const asked = number(tx, 1)
+          await immediately()
+          return Promise.all([asked, tx.unsafe('commit')])
+        })
+        times.push(performance.now() - start)
+      }
+      await slow.close()
+
+      expect(Math.round(Math.min(...times) / 20)).toBe(1)
     })
 
     test('sends queries in the order of the calls, awaited or not', async () => {
