@@ -331,6 +331,23 @@ describe('spend and topCosts', () => {
     expect(await inTenant(db, await makeScope(db), sum)).toEqual([])
   })
 
+  // On the server the login has no right to the ledger out of its role.
+  test.skipIf(url)('names the organization itself, where no policy binds', async ({ db }) => {
+    const [mine, theirs] = [await makeSpender(db), await makeSpender(db)]
+    const given = { ...call, costNanos: 5n, status: 'priced' as const }
+    for (const scope of [mine, theirs]) {
+      await inTenant(db, scope, (tenant) => recordUsage(tenant, given))
+    }
+
+    await inTenant(db, mine, async (tenant) => {
+      await rowsOf(tenant.db, sql`set local role none`)
+      expect(await rowsOf(tenant.db, sql`select 1 from costs.usage_events`)).toHaveLength(2)
+      expect(await spend(tenant, { since })).toMatchObject([{ costNanos: 5n, events: 1 }])
+      expect(await topCosts(tenant, { since, by: 'model' })).toMatchObject([{ events: 1 }])
+      expect(await listUsage(tenant)).toHaveLength(1)
+    })
+  })
+
   test('is refused rather than cut', async ({ db }) => {
     const scope = await makeSpender(db)
     await inTenant(db, scope, async (tenant) => {
