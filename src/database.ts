@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
+import type { NodePgClient } from 'drizzle-orm/node-postgres'
 import type { PgAsyncDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import { MissingPackageError, TransactionError, toPlinthError } from './errors.ts'
 import { lockFolder } from './folder.ts'
@@ -20,6 +21,11 @@ export type Database = PgAsyncDatabase<PgQueryResultHKT, any>
 /** A database that was opened here, and has to be closed. */
 export type Connection = Database & {
   readonly engine: 'pglite' | 'postgres'
+  /**
+   * Lends one connection for as long as `work` takes, for what belongs to a session: its settings, and
+   * advisory locks. It is closed afterwards. The embedded database lends its only one, and keeps it.
+   */
+  reserve<T>(work: (session: Database) => Promise<T>): Promise<T>
   /** Waits for what is under way, then closes. Twice is once. */
   close(): Promise<void>
 }
@@ -71,12 +77,46 @@ async function connectPostgres(url: string, options: ConnectOptions): Promise<Co
   const pool = openPool(url, options)
   return Object.assign(drizzle({ client: pool.client }), {
     engine: 'postgres' as const,
+    reserve: <T>(work: (session: Database) => Promise<T>) =>
+      pool.session((client) => work(drizzle({ client }))),
     close: () => pool.close(),
   })
 }
 
 /** Whether COMMIT may be sent as a statement, behind queries that are not answered yet: see pool.ts. */
 export const isPipelined = (db: Database): boolean => 'engine' in db && db.engine === 'postgres'
+
+/**
+ * Runs `work` on one session, where there is a way to one: a connection of ours or of node-postgres. Otherwise on the
+ * database as it is.
+ */
+export async function withSession<T>(db: Database, work: (session: Database) => Promise<T>) {
+  if (isConnection(db)) return db.reserve(work)
+  const pool = poolOf(db)
+  if (!pool) return work(db)
+  const { drizzle } = await import('drizzle-orm/node-postgres')
+  const client = await mapErrors(() => pool.connect())
+  try {
+    return await work(drizzle({ client }))
+  } finally {
+    // Not into the pool again: settings and locks would go with it.
+    client.release(true)
+  }
+}
+
+const isConnection = (db: Database): db is Connection => 'reserve' in db && 'engine' in db
+
+/** As much of node-postgres' pool as is used. */
+interface NodePool {
+  totalCount: number
+  connect(): Promise<NodePgClient & { release(destroy: boolean): void }>
+}
+
+/** The pool of node-postgres behind a database of Drizzle's. */
+function poolOf(db: Database) {
+  const client = '$client' in db ? (db.$client as Partial<NodePool> | undefined) : undefined
+  return client && 'totalCount' in client && client.connect ? (client as NodePool) : undefined
+}
 
 async function connectEmbedded(folder: string): Promise<Connection> {
   const { drizzle } = await optional(EMBEDDED_PACKAGES, import('drizzle-orm/pglite'))
@@ -86,7 +126,9 @@ async function connectEmbedded(folder: string): Promise<Connection> {
     closing ??= client.close()
     return closing
   }
-  return Object.assign(drizzle({ client }), { engine: 'pglite' as const, close })
+  const db = drizzle({ client })
+  const reserve = <T>(work: (session: Database) => Promise<T>) => work(db)
+  return Object.assign(db, { engine: 'pglite' as const, reserve, close })
 }
 
 /** Opens the PGlite of a folder, which is this process's own until it is closed. */

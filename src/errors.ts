@@ -202,6 +202,30 @@ export class MigrationError extends PlinthError {
   override readonly name = 'MigrationError'
 }
 
+/** The database and the folders tell different stories. Nothing was changed; the message has the ways out. */
+export class MigrationStateError extends PlinthError {
+  override readonly name = 'MigrationStateError'
+  readonly problems: readonly { name: string; state: string; problem: string }[]
+
+  constructor(problems: MigrationStateError['problems']) {
+    super(problems.map(({ problem }) => problem).join('\n'))
+    this.problems = problems
+  }
+}
+
+/** To revert would lose data. Nothing was changed. */
+export class DataLossError extends PlinthError {
+  override readonly name = 'DataLossError'
+  /** Such as `column app.posts.title` and how many rows have a value in it. */
+  readonly losses: readonly { name: string; rows: number }[]
+
+  constructor(losses: DataLossError['losses']) {
+    const list = losses.map(({ name, rows }) => `${name} (${rows.toLocaleString('en')} rows)`)
+    super(`it would lose ${list.join(', ')}; pass --allow-data-loss if that is meant`)
+    this.losses = losses
+  }
+}
+
 /** What drivers put on an error, each under names of its own. */
 interface DriverError extends Error {
   code?: unknown

@@ -8,7 +8,8 @@ export {
 } from './embedding.ts'
 export * from './errors.ts'
 export * from './lifecycle/partitions.ts'
-export { type MigrateOptions, type MigrationProgress, migrate } from './migrations/apply.ts'
+export { type MigrateOptions, migrate } from './migrations/apply.ts'
+export type { MigrationProgress } from './migrations/run.ts'
 export * from './queries/index.ts'
 export {
   asService,

@@ -26,6 +26,8 @@ export interface PoolOptions {
 export interface Pool {
   /** For `drizzle({ client })`. */
   readonly client: Sql
+  /** Lends one connection, as a client of its own, and ends it afterwards with all that was set on it. */
+  session<T>(work: (client: Sql) => Promise<T>): Promise<T>
   /** Refuses new work, and closes when what is under way has ended, at the latest after `timeoutMs` (5,000). */
   close(options?: { timeoutMs?: number }): Promise<void>
 }
@@ -204,8 +206,24 @@ export function openPool(
     return query
   }
 
-  async function transaction<T>(work: Work<T>): Promise<T> {
+  async function session<T>(work: (client: Sql) => Promise<T>): Promise<T> {
     const slot = idle.pop() ?? (await acquire())
+    const send: Send = (text, parameters, options) => {
+      const query = make(text, parameters, options)
+      slot.committing = true
+      slot.run(query)
+      return query
+    }
+    const begin = <R>(work: Work<R>) => transaction(work, slot)
+    try {
+      return await work(asClient<Sql>({ unsafe: send, begin, options: root.options }))
+    } finally {
+      if (!slot.lost) slot.end()
+    }
+  }
+
+  async function transaction<T>(work: Work<T>, own?: Slot): Promise<T> {
+    const slot = own ?? idle.pop() ?? (await acquire())
     slot.committing = false
     let last: Query | undefined
     let savepoints = 0
@@ -251,7 +269,7 @@ export function openPool(
       await (last ?? send('rollback')).catch(noop)
       throw error
     } finally {
-      release(slot)
+      if (!own) release(slot)
     }
   }
 
@@ -269,7 +287,12 @@ export function openPool(
   }
 
   return {
-    client: asClient<Sql>({ unsafe: send, begin: transaction, options: root.options }),
+    client: asClient<Sql>({
+      unsafe: send,
+      begin: (work: Work<unknown>) => transaction(work),
+      options: root.options,
+    }),
+    session,
     close: ({ timeoutMs = 5_000 } = {}) => {
       closing ??= empty(timeoutMs)
       return closing

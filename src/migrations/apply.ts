@@ -1,60 +1,126 @@
-import { fileURLToPath } from 'node:url'
-import { sql } from 'drizzle-orm'
-import { readMigrationFiles } from 'drizzle-orm/migrator'
-import { migrate as applyMigrations } from 'drizzle-orm/pg-core/async/session'
-import { type Database, mapErrors, rowsOf } from '../database.ts'
+import type { Database } from '../database.ts'
+import { MigrationError } from '../errors.ts'
+import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
+import * as ledger from './ledger.ts'
+import { inTurn, type RunOptions, runMigration } from './run.ts'
+import {
+  checkStates,
+  compareWithLedger,
+  type MigrationStatus,
+  type MigrationsOptions,
+} from './status.ts'
 
-/** Where the package's own migrations are, whatever the working directory is. */
-export const migrationsFolder = fileURLToPath(new URL('../../drizzle', import.meta.url))
-
-/** How long another migration, or a lock on a table, is waited for. */
-const LOCK_TIMEOUT_MS = 600_000
-
-export interface MigrationProgress {
-  name: string
-  /** From 1. */
-  step: number
-  /** How many are to be applied in this run. */
-  steps: number
-}
-
-export interface MigrateOptions {
-  /** Called before each migration that is applied. */
-  onProgress?: (progress: MigrationProgress) => void
+export interface MigrateOptions extends MigrationsOptions, RunOptions {
+  /** The last one to apply: its name, the beginning of it, or its place in the list from 1. */
+  to?: string
+  /**
+   * Names of migrations whose state would stop the run, and may not: a late one is applied, an edited text is taken for
+   * the applied one, a new name is recorded, a missing one is forgotten.
+   */
+  accept?: readonly string[]
 }
 
 /**
- * Applies plinth's migrations that the database does not have yet, all or none. Two callers at once take
- * turns. They are recorded in drizzle's own table, as `drizzle-kit migrate` records them.
+ * Applies the migrations that the database does not have yet: plinth's own unless `sources` says more. Each is applied
+ * whole or not at all; one that has a step outside of a transaction is gone on with where it stopped. Several callers at
+ * once take turns. They are recorded in drizzle's own table, as `drizzle-kit migrate` records them, and beside it with
+ * who, when and how long.
  *
  * Needs the rights of an owner: see docs/production.md.
  *
- * @returns the names of those applied, oldest first; none if the database is up to date.
- * @throws {ForbiddenError} without the rights; {LockError} after ten minutes of waiting
- * for another one.
+ * @returns the names of those that were applied here, in that order; none if the database is up to date.
+ * @throws {MigrationStateError} if a migration was edited, renamed, removed or merged late, and `accept` does not name it;
+ * before anything is applied. @throws {MigrationError} for one that fails; {ForbiddenError} without the rights; {LockError}
+ * after `maxWaitMs` of waiting.
  */
-export function migrate(db: Database, { onProgress }: MigrateOptions = {}): Promise<string[]> {
-  const config = { migrationsFolder }
-  return mapErrors(() =>
-    db.transaction(async (tx) => {
-      // A migration takes as long as it takes, and so does the one that is under way elsewhere.
-      await tx.execute(sql`set local statement_timeout = 0`)
-      await tx.execute(sql.raw(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`))
-      await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended('plinth.migrate', 0))`)
-      // A migration that leaves a name unqualified fails here, and not at somebody's search_path.
-      await tx.execute(sql`set local search_path = ''`)
-      await applyMigrations([], tx, config)
-      const applied = await rowsOf<{ name: string }>(
-        tx,
-        sql`select name from drizzle.__drizzle_migrations`,
-      )
-      const known = new Set(applied.map(({ name }) => name))
-      const due = readMigrationFiles(config).filter(({ name }) => !known.has(name))
-      for (const [at, migration] of due.entries()) {
-        onProgress?.({ name: migration.name, step: at + 1, steps: due.length })
-        await applyMigrations([migration], tx, config)
-      }
-      return due.map(({ name }) => name)
-    }),
+export async function migrate(db: Database, options: MigrateOptions = {}): Promise<string[]> {
+  const { sources = [plinthSource], accept = [] } = options
+  const migrations = await readMigrations(sources)
+  const statuses = await compareWithLedger(
+    migrations,
+    await ledger.readLedger(db, sources),
+    sources,
   )
+  checkStates(statuses, accept)
+  const due = dueOf(migrations, statuses, options)
+  const accepted = statuses.filter(({ name }) => accept.includes(name))
+  await prepare(db, options, migrations, accepted)
+
+  const applied: string[] = []
+  for (const [at, migration] of due.entries()) {
+    const place = { step: at + 1, steps: due.length }
+    const isMine = await runMigration(db, migration, 'up', options, place)
+    if (isMine) applied.push(migration.name)
+  }
+  return applied
+}
+
+/** Those that are to be applied, up to `to`. */
+export function dueOf(
+  migrations: readonly Migration[],
+  statuses: readonly MigrationStatus[],
+  { to }: MigrateOptions,
+): Migration[] {
+  const last = to === undefined ? undefined : findMigration(migrations, to)
+  const until = last ? migrations.indexOf(last) + 1 : migrations.length
+  const states = new Map(statuses.map(({ name, state }) => [name, state]))
+  return migrations
+    .slice(0, until)
+    .filter(({ name }) => ['pending', 'late', 'running', 'failed'].includes(states.get(name) ?? ''))
+}
+
+/** The tables of the record, what drizzle-kit has applied in it, and what was accepted. */
+async function prepare(
+  db: Database,
+  { sources = [plinthSource], lockTimeoutMs = 750, maxWaitMs = 600_000 }: MigrateOptions,
+  migrations: readonly Migration[],
+  accepted: readonly MigrationStatus[],
+) {
+  const options = { lockTimeoutMs, maxWaitMs, say: () => {} }
+  await inTurn(db, options, async (tx) => {
+    await ledger.ensureLedger(tx, sources)
+    const { rows, drizzle } = await ledger.readLedger(tx, sources)
+    for (const migration of migrations) {
+      const { name, source, checksum, content, steps } = migration
+      const record = drizzle.get(name)
+      const row = rows.get(name)
+      if (record && record.checksum === checksum && row?.status !== 'applied' && row?.status !== 'reverting') {
+        const { appliedAt } = record
+        await ledger.recordKnown(tx, {
+          name,
+          source: source.name,
+          checksum,
+          content,
+          status: 'applied',
+          steps: steps.length,
+          appliedAt,
+        })
+      }
+      if (!record && row?.status === 'applied') await ledger.recordInDrizzle(tx, migration)
+    }
+    for (const status of accepted) await accept(tx, status, migrations, drizzle)
+  })
+}
+
+async function accept(
+  tx: Database,
+  { name, source, state, previousName }: MigrationStatus,
+  migrations: readonly Migration[],
+  drizzle: ReadonlyMap<string, ledger.DrizzleRow>,
+) {
+  const migration = migrations.find((one) => one.name === name)
+  if (state === 'edited' && migration) {
+    if (!drizzle.has(name)) {
+      throw new MigrationError(`${name} is half applied with another text; put that text back, and finish or revert it`)
+    }
+    await ledger.recordKnown(tx, { ...migration, source, status: 'applied', steps: migration.steps.length })
+    await ledger.recordEdit(tx, migration)
+  }
+  if (state === 'renamed' && migration && previousName) {
+    await ledger.recordRename(tx, previousName, migration)
+  }
+  if (state === 'missing' || state === 'newer') {
+    const checksum = drizzle.get(name)?.checksum ?? ''
+    await ledger.recordKnown(tx, { name, source, checksum, status: 'retired' })
+  }
 }
