@@ -2,12 +2,13 @@
 # A real PostgreSQL server with pgvector on a Debian host, without touching the host's packages or libc.
 #   postgres.sh [start]   install if missing, start if stopped, print the URL (last line of stdout)
 #   postgres.sh stop | status | url | install | reset (stop + delete the data) | psql [args]
-# Environment: PGV_PG=17 (Debian trixie, default) or 18 (Debian forky); PGV_HOME=folder; PGV_PORT=port
+# Environment: PGV_PG=17 (Debian trixie, default) or 18 (Debian forky); PGV_HOME=folder; PGV_PORT=port;
+#   PGV_DATA=folder for a server of its own with the same programs
 set -euo pipefail
 PGV_PG=${PGV_PG:-17}
 case $PGV_PG in 17) suite=trixie ;; 18) suite=forky ;; *) echo "PGV_PG must be 17 or 18" >&2; exit 2 ;; esac
 home=${PGV_HOME:-/var/tmp/pgv-$(id -u)}/$PGV_PG
-root=$home/root bin=$home/root/usr/lib/postgresql/$PGV_PG/bin data=$home/data
+root=$home/root bin=$home/root/usr/lib/postgresql/$PGV_PG/bin data=${PGV_DATA:-$home/data} password=${PGV_DATA:-$home/}password
 if [ "$(id -u)" = 0 ]; then
   owner=postgres; id -u postgres >/dev/null 2>&1 || owner=nobody
   as() { setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups -- "$@"; }
@@ -46,7 +47,7 @@ install_server() {
   rm -rf "$w"; touch "$home/.installed"
 }
 running() { [ -e "$data/postmaster.pid" ] && as "$bin/pg_ctl" -D "$data" status >/dev/null 2>&1; }
-url() { echo "postgres://postgres:$(cat "$home/password")@127.0.0.1:$(sed -n 4p "$data/postmaster.pid")/postgres"; }
+url() { echo "postgres://postgres:$(cat "$password")@127.0.0.1:$(sed -n 4p "$data/postmaster.pid")/postgres"; }
 free_port() {
   local p; for p in $(shuf -i 50000-59999 -n 50); do
     (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
@@ -56,10 +57,11 @@ start() {
   install_server
   if ! running; then
     if [ ! -e "$data/PG_VERSION" ]; then
-      rm -rf "$data"; mkdir -p "$data"; chmod 700 "$data"
-      (umask 077; od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$home/password")
-      [ "$(id -u)" != 0 ] || chown "$owner" "$data" "$home/password"
-      as "$bin/initdb" -D "$data" -U postgres -A scram-sha-256 --pwfile="$home/password" -E UTF8 \
+      [ -n "${PGV_DATA:-}" ] || rm -rf "$data"
+      mkdir -p "$data"; chmod 700 "$data"
+      (umask 077; od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$password")
+      [ "$(id -u)" != 0 ] || chown "$owner" "$data" "$password"
+      as "$bin/initdb" -D "$data" -U postgres -A scram-sha-256 --pwfile="$password" -E UTF8 \
         --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --no-sync >&2
       # a throw-away server for development and tests: durability is off
       cat >>"$data/postgresql.conf" <<CONF
@@ -89,5 +91,5 @@ case $command in
   url) if running; then url; else echo "not running" >&2; exit 3; fi ;;
   reset) stop; rm -rf "$data" ;;
   psql) exec "$bin/psql" "$(url)" "$@" ;;
-  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -84,7 +84,12 @@ async function prepare(
       const { name, source, checksum, content, steps } = migration
       const record = drizzle.get(name)
       const row = rows.get(name)
-      if (record && record.checksum === checksum && row?.status !== 'applied' && row?.status !== 'reverting') {
+      if (
+        record &&
+        record.checksum === checksum &&
+        row?.status !== 'applied' &&
+        row?.status !== 'reverting'
+      ) {
         const { appliedAt } = record
         await ledger.recordKnown(tx, {
           name,
@@ -111,9 +116,16 @@ async function accept(
   const migration = migrations.find((one) => one.name === name)
   if (state === 'edited' && migration) {
     if (!drizzle.has(name)) {
-      throw new MigrationError(`${name} is half applied with another text; put that text back, and finish or revert it`)
+      throw new MigrationError(
+        `${name} is half applied with another text; put that text back, and finish or revert it`,
+      )
     }
-    await ledger.recordKnown(tx, { ...migration, source, status: 'applied', steps: migration.steps.length })
+    await ledger.recordKnown(tx, {
+      ...migration,
+      source,
+      status: 'applied',
+      steps: migration.steps.length,
+    })
     await ledger.recordEdit(tx, migration)
   }
   if (state === 'renamed' && migration && previousName) {

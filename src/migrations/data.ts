@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { type SQL, sql, type Table } from 'drizzle-orm'
-import { createJiti } from 'jiti'
 import { PgDialect } from 'drizzle-orm/pg-core'
+import { createJiti } from 'jiti'
 import { type Database, only, rowsOf } from '../database.ts'
 import { MigrationError, ValidationError } from '../errors.ts'
 import { checkInteger } from '../validation.ts'
@@ -34,7 +34,8 @@ export interface DataMigration<Row = Record<string, unknown>> {
 }
 
 /** Checks a data migration's types. Returns it as it is. */
-export const defineDataMigration = <Row>(migration: DataMigration<Row>): DataMigration<Row> => migration
+export const defineDataMigration = <Row>(migration: DataMigration<Row>): DataMigration<Row> =>
+  migration
 
 interface Progress {
   /** Rows that were pending at the beginning. */
@@ -114,7 +115,10 @@ const tableOf = ({ table }: DataMigration): SQL => {
   if (typeof table !== 'string') return sql`${table}`
   const parts = table.split('.')
   if (parts.length !== 2) throw new ValidationError('table', 'must be schema.table')
-  return sql.join(parts.map((part) => sql.identifier(part)), sql`.`)
+  return sql.join(
+    parts.map((part) => sql.identifier(part)),
+    sql`.`,
+  )
 }
 
 const dialect = new PgDialect()
@@ -174,11 +178,18 @@ async function runBatch(
     cursor: null,
   }) as Progress
 
-  const names = sql.join(key.map(({ name }) => sql.identifier(name)), sql`, `)
-  const texts = key.map(({ name }, at) => sql`${sql.identifier(name)}::text as ${sql.identifier(alias(at))}`)
+  const names = sql.join(
+    key.map(({ name }) => sql.identifier(name)),
+    sql`, `,
+  )
+  const texts = key.map(
+    ({ name }, at) => sql`${sql.identifier(name)}::text as ${sql.identifier(alias(at))}`,
+  )
   const columns = migration.columns
     ? sql.join(
-        [...new Set([...migration.columns, ...key.map(({ name }) => name)])].map((name) => sql.identifier(name)),
+        [...new Set([...migration.columns, ...key.map(({ name }) => name)])].map((name) =>
+          sql.identifier(name),
+        ),
         sql`, `,
       )
     : sql`*`

@@ -100,10 +100,17 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
  *
  * @throws {MigrationError} for none, and for several.
  */
-export function findMigration<M extends { name: string }>(migrations: readonly M[], target: string): M {
+export function findMigration<M extends { name: string }>(
+  migrations: readonly M[],
+  target: string,
+): M {
   const exact = migrations.find(({ name }) => name === target)
   const nth = /^\d{1,4}$/.test(target) ? migrations[Number(target) - 1] : undefined
-  const found = exact ? [exact] : nth ? [nth] : migrations.filter(({ name }) => name.startsWith(target) || name.slice(STAMP) === target)
+  const found = exact
+    ? [exact]
+    : nth
+      ? [nth]
+      : migrations.filter(({ name }) => name.startsWith(target) || name.slice(STAMP) === target)
   const [first] = found
   if (first && found.length === 1) return first
   throw new MigrationError(

@@ -73,9 +73,8 @@ const titleOf = ({ schema = 'drizzle', table = '__drizzle_migrations' }: Migrati
   `${schema}.${table}`
 
 const exists = async (db: Database, name: string) =>
-  only(
-    await rowsOf<{ found: boolean }>(db, sql`select to_regclass(${name}) is not null as found`),
-  ).found
+  only(await rowsOf<{ found: boolean }>(db, sql`select to_regclass(${name}) is not null as found`))
+    .found
 
 /** What is recorded. Reads only, also where nothing was ever migrated. */
 export async function readLedger(
@@ -84,7 +83,9 @@ export async function readLedger(
 ): Promise<Ledger> {
   const found = await rowsOf<LedgerRow & Record<string, unknown>>(
     db,
-    (await exists(db, 'drizzle.__plinth_migrations')) ? sql`${SELECT}` : sql`select 1 as name limit 0`,
+    (await exists(db, 'drizzle.__plinth_migrations'))
+      ? sql`${SELECT}`
+      : sql`select 1 as name limit 0`,
   )
   const rows = new Map(found.map((row) => [row.name, readRow(row)]))
   const drizzle = new Map<string, DrizzleRow>()
@@ -130,7 +131,10 @@ export async function ensureLedger(db: Database, sources: readonly MigrationSour
       await applyMigrations([], db, config)
     } else if (await isOutdated(db, source)) {
       // With `init`, drizzle upgrades its table, finds rows in it, and leaves it at that.
-      await applyMigrations(readMigrationFiles(config), db, { ...config, init: true } as typeof config)
+      await applyMigrations(readMigrationFiles(config), db, {
+        ...config,
+        init: true,
+      } as typeof config)
     }
   }
   if (!(await exists(db, 'drizzle.__plinth_migrations'))) {
@@ -214,7 +218,10 @@ export async function recordStart(db: Database, migration: Migration, direction:
 }
 
 export async function recordStepStarted(db: Database, name: string) {
-  await rowsOf(db, sql`update ${LEDGER} set step_started = true where name = ${name} returning name`)
+  await rowsOf(
+    db,
+    sql`update ${LEDGER} set step_started = true where name = ${name} returning name`,
+  )
 }
 
 export async function recordStep(db: Database, name: string, step: number) {
@@ -274,7 +281,8 @@ export async function recordReverted(db: Database, { name, source }: Migration) 
 export async function recordFailure(db: Database, name: string, error: string) {
   await rowsOf(
     db,
-    sql`update ${LEDGER} set status = case status when 'reverting' then status else 'failed' end, error = ${error}
+    sql`update ${LEDGER} set error = ${error}, status = case
+        when status <> 'reverting' then 'failed' when step = 0 and not step_started then 'applied' else status end
       where name = ${name} and status in ('running', 'reverting', 'failed') returning name`,
   )
 }
@@ -302,7 +310,10 @@ export async function recordKnown(
 export async function recordRename(db: Database, from: string, migration: Migration) {
   const { name, source } = migration
   await rowsOf(db, sql`update ${LEDGER} set name = ${name} where name = ${from} returning name`)
-  await rowsOf(db, sql`update ${tableOf(source)} set name = ${name} where name = ${from} returning name`)
+  await rowsOf(
+    db,
+    sql`update ${tableOf(source)} set name = ${name} where name = ${from} returning name`,
+  )
 }
 
 /** Takes an edited text for the one that was applied. */

@@ -66,7 +66,7 @@ export async function applySettings(db: Database, lockTimeoutMs: number, isLocal
 }
 
 /** Whether a statement can run outside of a transaction, beside others: not on PGlite, nor in somebody's transaction. */
-async function isConcurrent(db: Database): Promise<boolean> {
+export async function isConcurrent(db: Database): Promise<boolean> {
   if ('rollback' in db) return false
   const { version } = only(await rowsOf<{ version: string }>(db, sql`select version()`))
   return !version.includes('PGlite')
@@ -175,7 +175,11 @@ function runInside(db: Database, step: Step, run: Run, options: Settled): Promis
         await rowsOf(tx, sql`select set_config('lock_timeout', ${`${next}ms`}, true)`)
         allowed = next
       }
-      await at(index, statements.length, () => mapErrors(() => tx.execute(sql.raw(statement))))
+      const place = placeOf(
+        run,
+        statements.length > 1 ? `statement ${index + 1} of ${statements.length}` : '',
+      )
+      await located(place, () => mapErrors(() => tx.execute(sql.raw(statement))))
     }
     // The migration may have changed it, and what follows names what is in it.
     await rowsOf(tx, sql`select set_config('search_path', '', true)`)
@@ -193,28 +197,43 @@ class StatementError extends Error {
   }
 }
 
-async function at<T>(index: number, of: number, work: () => Promise<T>): Promise<T> {
+/** Which statement it is, as far as there are several. */
+function placeOf({ migration, direction, at }: Run, statement: string): string {
+  const { length } = direction === 'up' ? migration.steps : (migration.down ?? [])
+  const step = length > 1 ? `step ${at + 1} of ${length}` : ''
+  return [step, statement].filter(Boolean).join(', ')
+}
+
+async function located<T>(place: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (error) {
     if (error instanceof LockError) throw error
-    throw new StatementError(`statement ${index + 1} of ${of}`, error)
+    throw new StatementError(place, error)
   }
 }
 
 /** What a person needs to find the statement, in an error of the class that a program looks for. */
 function explain(error: unknown, name: string): Error {
-  const place = error instanceof StatementError ? `${error.place}: ` : ''
+  const place = error instanceof StatementError && error.place ? `${error.place}: ` : ''
   const cause = toPlinthError(error instanceof StatementError ? error.cause : error)
-  const message = `${name} failed: ${place}${cause instanceof Error ? cause.message : String(cause)}`
+  const message = `${name} failed: ${place}${messageOf(cause)}`
   if (cause instanceof ForbiddenError) return new ForbiddenError(cause.reason, message, { cause })
   if (cause instanceof ConnectionError) return cause
   if (cause instanceof LockError || cause instanceof TimeoutError) return cause
   if (cause instanceof TransactionError || cause instanceof MigrationError) {
     return new MigrationError(message, { cause })
   }
-  if (cause instanceof PlinthError) return new MigrationError(message, { cause: cause.cause ?? cause })
+  if (cause instanceof PlinthError)
+    return new MigrationError(message, { cause: cause.cause ?? cause })
   return new MigrationError(message, { cause })
+}
+
+/** What the server said: Drizzle's own message is the whole statement. */
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const isFinal = error instanceof MigrationError || !(error.cause instanceof Error)
+  return isFinal ? error.message : messageOf(error.cause)
 }
 
 const isLockError = (error: unknown): error is LockError => error instanceof LockError
@@ -264,7 +283,10 @@ async function retry<T>(
       if (!locked) throw error
     }
     if (performance.now() > deadline) {
-      throw locked ?? new LockError('not_available', { cause: new Error('another migrator is at work') })
+      throw (
+        locked ??
+        new LockError('not_available', { cause: new Error('another migrator is at work') })
+      )
     }
     say(locked ? `waits for a lock (attempt ${tries + 2})` : 'waits for another migrator')
     const longest = Math.min(FIRST_PAUSE_MS * 2 ** Math.min(tries, 10), LONGEST_PAUSE_MS)
@@ -285,13 +307,13 @@ function runOutside(db: Database, statement: string, run: Run, options: Settled)
         const row = await ledger.findRow(session, name)
         if (!row?.isStarted) await ledger.recordStepStarted(session, name)
         if (!row?.isStarted || !(await clearHalfDone(session, statement, options))) {
-          await at(0, 1, () => mapErrors(() => session.execute(sql.raw(statement)))).catch(
-            async (error) => {
-              // An index that could not be built is of no use, and slows every write.
-              await clearHalfDone(session, statement, options).catch(() => {})
-              throw error
-            },
-          )
+          await located(placeOf(run, ''), () =>
+            mapErrors(() => session.execute(sql.raw(statement))),
+          ).catch(async (error) => {
+            // An index that could not be built is of no use, and slows every write.
+            await clearHalfDone(session, statement, options).catch(() => {})
+            throw error
+          })
         }
         return { value: await session.transaction((tx) => finish(tx, run)) }
       } finally {

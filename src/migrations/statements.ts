@@ -44,7 +44,10 @@ async function splitPiece(piece: string): Promise<string[]> {
   const parsed = await parse(piece).catch(() => undefined)
   if (!parsed?.stmts || parsed.stmts.length < 2) return [piece]
   return parsed.stmts.map(({ stmt_location: start = 0, stmt_len: length }) =>
-    bytes.subarray(start, length ? start + length : undefined).toString().trim(),
+    bytes
+      .subarray(start, length ? start + length : undefined)
+      .toString()
+      .trim(),
   )
 }
 
@@ -94,7 +97,11 @@ const qualified = (...names: (string | undefined)[]) =>
     .join('.')
 
 const nameOf = (node: Node): string[] =>
-  'List' in node ? (node.List.items ?? []).flatMap(nameOf) : 'String' in node ? [node.String.sval ?? ''] : []
+  'List' in node
+    ? (node.List.items ?? []).flatMap(nameOf)
+    : 'String' in node
+      ? [node.String.sval ?? '']
+      : []
 
 /** The index that a statement makes or drops; undefined for another statement. */
 export async function readIndexTarget(statement: string): Promise<IndexTarget | undefined> {

@@ -7,6 +7,7 @@ import { readSteps } from './statements.ts'
 
 /**
  * `late`: not applied, though a later one of its folder is. `running`: a migrator is at it. `failed`: begun and not ended.
+ * `reverting`: the same of taking it back.
  * `edited`: applied with another text. `renamed`: applied under another name. `missing`: applied, and gone from its
  * folder. `newer`: the same, and later than all of the folder: the database is ahead of the code. `retired`: was missing,
  * and that was accepted. `imported`: of the system before plinth.
@@ -17,6 +18,7 @@ export type MigrationState =
   | 'late'
   | 'running'
   | 'failed'
+  | 'reverting'
   | 'edited'
   | 'renamed'
   | 'missing'
@@ -103,21 +105,26 @@ export async function compareWithLedger(
   return statuses.sort((a, b) => place(a) - place(b) || (a.name < b.name ? -1 : 1))
 }
 
-const isApplied = ({ rows, drizzle }: Ledger, name: string) =>
-  drizzle.has(name) || rows.get(name)?.status === 'applied'
+/** Of one that is being reverted, nothing is gone before its first step is done. */
+const isThere = ({ status }: LedgerRow) => status === 'applied' || status === 'reverting'
+
+function isApplied({ rows, drizzle }: Ledger, name: string): boolean {
+  const row = rows.get(name)
+  return drizzle.has(name) || (row !== undefined && isThere(row))
+}
 
 async function stateOf(migration: Migration, ledger: Ledger): Promise<MigrationState> {
   const row = ledger.rows.get(migration.name)
   const record = ledger.drizzle.get(migration.name)
-  const isUnfinished = row && ['running', 'failed', 'reverting'].includes(row.status)
-  if (isUnfinished && (!record || row.status === 'reverting')) {
-    if (ledger.isLocked && row.status !== 'failed') return 'running'
+  if (row?.status === 'reverting' && (row.step > 0 || row.isStarted)) return 'reverting'
+  if (row && !record && (row.status === 'running' || row.status === 'failed')) {
+    if (ledger.isLocked && row.status === 'running') return 'running'
     // What is done of it must still be what its text says.
     return row.checksum === migration.checksum || (await hasSameBeginning(migration, row))
       ? 'failed'
       : 'edited'
   }
-  const checksum = record?.checksum ?? (row?.status === 'applied' ? row.checksum : undefined)
+  const checksum = record?.checksum ?? (row && isThere(row) ? row.checksum : undefined)
   if (checksum === undefined) return 'pending'
   return checksum === migration.checksum ? 'applied' : 'edited'
 }
@@ -152,11 +159,7 @@ function describe(
 
 const interruption = (row: LedgerRow | undefined) =>
   row?.error ??
-  (row?.status === 'running'
-    ? 'interrupted'
-    : row?.status === 'reverting'
-      ? 'interrupted while it was reverted'
-      : undefined)
+  (row?.status === 'running' || row?.status === 'reverting' ? 'interrupted' : undefined)
 
 function differenceOf({ name, content }: Migration, row: LedgerRow | undefined): string {
   const applied = row?.content
@@ -224,10 +227,8 @@ function problemOf({ name, state, error, difference, previousName }: MigrationSt
       return `${name} was applied and is not in its folder: put it back, or pass ${accept} if it was removed for good`
     case 'newer':
       return `${name} was applied and is later than all of its folder: the database is newer than this code; deploy the code that has it, or pass ${accept}`
-    case 'failed':
-      return error?.includes('reverted')
-        ? `${name} was ${error}: run plinth migrate down to finish that`
-        : undefined
+    case 'reverting':
+      return `${name} is half reverted (${error}): finish that with plinth migrate down`
     default:
       return undefined
   }

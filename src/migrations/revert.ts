@@ -1,0 +1,142 @@
+import type { Database } from '../database.ts'
+import { DataLossError, MigrationError } from '../errors.ts'
+import { checkInteger } from '../validation.ts'
+import { migrate } from './apply.ts'
+import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
+import { readLedger } from './ledger.ts'
+import { countLosses, type DataLoss, lossesOf } from './losses.ts'
+import { isConcurrent, type RunOptions, runMigration } from './run.ts'
+import { type PlannedMigration, scriptOf } from './script.ts'
+import { checkStates, compareWithLedger, type MigrationsOptions } from './status.ts'
+
+export interface RevertOptions extends MigrationsOptions, RunOptions {
+  /** How many, from the last one; 1 unless said. */
+  count?: number
+  /** The last one that stays, as in `migrate`; `nothing` for none. In place of `count`. */
+  to?: string
+  /** Reverts although rows or values would be lost. */
+  allowDataLoss?: boolean
+  /** Names of migrations whose state would stop the run, and may not, as in `migrate`. */
+  accept?: readonly string[]
+}
+
+/** What `to` is called when no migration stays. */
+const NOTHING = 'nothing'
+
+/** How many there are, counted in the database. */
+export type CountedLoss = DataLoss & { rows: number }
+
+export interface PlannedRevert {
+  /** In the order in which they are reverted. */
+  migrations: PlannedMigration[]
+  /** What would be lost, with how many rows; only what has any. */
+  losses: CountedLoss[]
+}
+
+/**
+ * What `revert` would run with the same options, and what would be lost. Changes nothing.
+ *
+ * @throws {MigrationError} as `revert` does, but for data that would be lost.
+ */
+export async function planRevert(
+  db: Database,
+  options: RevertOptions = {},
+): Promise<PlannedRevert> {
+  const due = await revertible(db, options)
+  const concurrent = await isConcurrent(db)
+  const { lockTimeoutMs } = options
+  return {
+    migrations: due.map(({ name, down = [] }) => ({
+      name,
+      direction: 'down',
+      script: scriptOf(down, { lockTimeoutMs, concurrent }),
+    })),
+    losses: await lossesOfAll(db, due),
+  }
+}
+
+/**
+ * Takes migrations back, the last one first, each by its down.sql: whole or not at all, and gone on with where it
+ * stopped if it has several steps.
+ *
+ * @returns the names of those that were reverted here, in that order.
+ * @throws {DataLossError} if rows or values would be lost, unless `allowDataLoss`; before anything is reverted.
+ * @throws {MigrationError} for one without a down.sql, and for one that fails. @throws {MigrationStateError} if one was
+ * edited, renamed or removed.
+ */
+export async function revert(db: Database, options: RevertOptions = {}): Promise<string[]> {
+  const due = await revertible(db, options)
+  if (!options.allowDataLoss) {
+    const losses = await lossesOfAll(db, due)
+    if (losses.length > 0) throw new DataLossError(losses)
+  }
+  const reverted: string[] = []
+  for (const [at, migration] of due.entries()) {
+    const place = { step: at + 1, steps: due.length }
+    if (await runMigration(db, migration, 'down', options, place)) reverted.push(migration.name)
+  }
+  return reverted
+}
+
+/**
+ * Brings the database to one migration, forwards or backwards.
+ *
+ * @returns the names of those that were reverted, and of those that were applied.
+ * @throws what `migrate` and `revert` throw.
+ */
+export async function migrateTo(
+  db: Database,
+  to: string,
+  options: Omit<RevertOptions, 'count' | 'to'> = {},
+): Promise<{ reverted: string[]; applied: string[] }> {
+  const reverted = await revert(db, { ...options, to })
+  const applied = to === NOTHING ? [] : await migrate(db, { ...options, to })
+  return { reverted, applied }
+}
+
+async function revertible(db: Database, options: RevertOptions): Promise<Migration[]> {
+  const { sources = [plinthSource], count = 1, to, accept = [] } = options
+  checkInteger('count', count, { min: 1, max: 100_000 })
+  const migrations = await readMigrations(sources)
+  const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
+  checkStates(
+    statuses.filter(({ state }) => state !== 'late' && state !== 'reverting'),
+    accept,
+  )
+  const half = statuses.find(({ state, step }) => state === 'failed' && step > 0)
+  if (half) {
+    throw new MigrationError(`${half.name} is half applied: finish it first with plinth migrate up`)
+  }
+  const states = new Map(statuses.map((status) => [status.name, status]))
+  const applied = migrations.filter(({ name }) => {
+    const status = states.get(name)
+    if (!status) return false
+    return ['applied', 'reverting'].includes(status.state) || accept.includes(name)
+  })
+  const keeps = to === undefined || to === NOTHING ? undefined : findMigration(migrations, to)
+  const from = keeps ? migrations.indexOf(keeps) + 1 : 0
+  const due =
+    to === undefined
+      ? applied.slice(-count)
+      : applied.filter((migration) => migrations.indexOf(migration) >= from)
+  const fixed = due.filter(({ down }) => !down?.length)
+  if (fixed.length > 0) {
+    const names = fixed.map(({ name }) => name).join(', ')
+    throw new MigrationError(`${names} cannot be reverted: write what undoes it into its down.sql`)
+  }
+  return due.reverse()
+}
+
+async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<CountedLoss[]> {
+  const statements = due.flatMap(({ down = [] }) =>
+    down.flatMap((step) =>
+      step.kind === 'transaction'
+        ? step.statements
+        : step.kind === 'outside'
+          ? [step.statement]
+          : [],
+    ),
+  )
+  const losses = await countLosses(db, await lossesOf(statements))
+  return losses.filter(({ rows }) => rows > 0)
+}

@@ -1,0 +1,64 @@
+import type { Database } from '../database.ts'
+import { dueOf, type MigrateOptions } from './apply.ts'
+import { plinthSource, readMigrations } from './folder.ts'
+import { readLedger } from './ledger.ts'
+import { type Direction, isConcurrent, settingsOf } from './run.ts'
+import type { Step } from './statements.ts'
+import { checkStates, compareWithLedger } from './status.ts'
+
+export interface PlannedMigration {
+  name: string
+  direction: Direction
+  /** What would be sent, in order. What records it in the ledger is a comment. */
+  script: string
+}
+
+const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
+const ended = (statement: string) => (/;\s*$/.test(statement) ? statement : `${statement};`)
+
+/** What running the steps sends. */
+export function scriptOf(
+  steps: readonly Step[],
+  { lockTimeoutMs = 750, concurrent }: { lockTimeoutMs?: number | undefined; concurrent: boolean },
+): string {
+  const set = (isLocal: boolean, lockTimeout: number) =>
+    Object.entries(settingsOf(lockTimeout)).map(
+      ([name, value]) => `set ${isLocal ? 'local ' : ''}${name} = ${literal(value)};`,
+    )
+  const inside = (statements: readonly string[]) => [
+    'begin;',
+    ...set(true, lockTimeoutMs),
+    ...statements.map(ended),
+    '-- and the record of it',
+    'commit;',
+  ]
+  return steps
+    .flatMap((step) => {
+      if (step.kind === 'data') return [`-- the batches of ${step.module}, each in a transaction`]
+      if (step.kind === 'transaction') return inside(step.statements)
+      if (!concurrent) return inside([step.plain ?? step.statement])
+      return [...set(false, 0), ended(step.statement), '-- and the record of it']
+    })
+    .join('\n')
+}
+
+/**
+ * What `migrate` would run with the same options, statement by statement. Changes nothing.
+ *
+ * @throws {MigrationStateError} as `migrate` does.
+ */
+export async function planMigrate(
+  db: Database,
+  options: MigrateOptions = {},
+): Promise<PlannedMigration[]> {
+  const { sources = [plinthSource], accept = [], lockTimeoutMs } = options
+  const migrations = await readMigrations(sources)
+  const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
+  checkStates(statuses, accept)
+  const concurrent = await isConcurrent(db)
+  return dueOf(migrations, statuses, options).map(({ name, steps }) => {
+    const done = statuses.find((status) => status.name === name)?.step ?? 0
+    const script = scriptOf(steps.slice(done), { lockTimeoutMs, concurrent })
+    return { name, direction: 'up', script }
+  })
+}
