@@ -84,14 +84,17 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
   const down = join(folder, 'down.sql')
   const module = MODULES.map((file) => join(folder, file)).find((path) => existsSync(path))
   const steps = await readSteps(content)
+  const data: Step[] = module ? [{ kind: 'data', module }] : []
   return {
     name,
     source,
     folder,
     content,
     checksum: checksumOf(content),
-    steps: module ? [...steps, { kind: 'data', module }] : steps,
-    down: existsSync(down) ? await readSteps(await readFile(down, 'utf8')) : undefined,
+    steps: [...steps, ...data],
+    down: existsSync(down)
+      ? [...data, ...(await readSteps(await readFile(down, 'utf8')))]
+      : undefined,
   }
 }
 

@@ -1,6 +1,6 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/pglite'
 import { afterAll } from 'vitest'
@@ -70,7 +70,10 @@ export interface WrittenMigration {
 export async function makeSource(
   migrations: Record<string, string | WrittenMigration>,
 ): Promise<MigrationSource> {
-  const folder = await mkdtemp(join(tmpdir(), 'plinth-migrations-'))
+  // Where a migration.ts finds the packages that it imports.
+  const cache = fileURLToPath(new URL('../../node_modules/.cache', import.meta.url))
+  await mkdir(cache, { recursive: true })
+  const folder = await mkdtemp(join(cache, 'plinth-migrations-'))
   folders.push(folder)
   for (const [at, [name, migration]] of Object.entries(migrations).entries()) {
     const stamp = `${20260101000000 + at}`
