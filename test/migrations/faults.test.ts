@@ -117,34 +117,35 @@ describe.skipIf(!adminUrl || process.env.PLINTH_TEST_DRIVER)('a migrator', () =>
   const points = Array.from({ length: POINTS }, (_, at) => (at + Math.random()) / POINTS)
 
   test.each(points.map((point, at) => [at, point] as const))(
-    'that is killed (%i, at %f of the run) leaves what one more run completes',
+    'that is killed (%i) leaves what one more run completes',
     async (at, point) => {
       await create(`client_${at}`)
       const child = await start(`client_${at}`)
+      const ended = once(child, 'exit')
       await pause(point * duration)
       child.kill('SIGKILL')
-      await once(child, 'exit')
+      await ended
       await within(`client_${at}`, async (db) => {
         await migrate(db, { sources: [source] })
-        expect(await stateOf(db)).toEqual(clean)
+        expect(await stateOf(db), `killed at ${point}`).toEqual(clean)
       })
     },
     60_000,
   )
 
   test.each(points.map((point, at) => [at, point] as const))(
-    'whose server is killed (%i, at %f of the run) leaves what one more run completes',
+    'whose server is killed (%i) leaves what one more run completes',
     async (at, point) => {
       await create(`server_${at}`)
       const child = await start(`server_${at}`)
+      const ended = once(child, 'exit')
       await pause(point * duration)
-      const ended = child.exitCode === null ? once(child, 'exit') : undefined
       await cluster.kill()
       await ended
       await cluster.start()
       await within(`server_${at}`, async (db) => {
         await migrate(db, { sources: [source] })
-        expect(await stateOf(db)).toEqual(clean)
+        expect(await stateOf(db), `killed at ${point}`).toEqual(clean)
       })
     },
     60_000,

@@ -36,6 +36,8 @@ export async function makeCluster(): Promise<Cluster> {
     const family = [pid, ...(await childrenOf(pid))]
     for (const one of family) end(one)
     while ((await Promise.all(family.map(isAlive))).some(Boolean)) await pause(5)
+    // A zombie that nobody collects would pass for a running server.
+    await rm(join(data, 'postmaster.pid'), { force: true })
   }
   const remove = async () => {
     await run('stop').catch(() => {})
