@@ -59,7 +59,10 @@ interface FacetRow extends Omit<Facet, 'needs' | 'space' | 'parent' | 'partition
 
 export const keyOf = ({ kind, name }: { kind: string; name: string }) => `${kind} ${name}`
 
-export const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`
+const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`
+
+/** As quote_ident() has the names that are met most; a keyword it would quote as well. */
+export const identifier = (name: string) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : quoted(name))
 
 const literal = (text: string) =>
   text.includes('\\')
@@ -245,7 +248,7 @@ function connect(
   }
   for (const facet of facets.values()) {
     if (facet.parent) facet.needs.add(facet.parent)
-    if (facet.space && facet.kind !== 'schema') facet.needs.add(`schema ${nameOf(facet.space)}`)
+    if (facet.space && facet.kind !== 'schema') facet.needs.add(`schema ${identifier(facet.space)}`)
   }
   for (const { dependent, needed } of dependencies) {
     let from = resolve(dependent)
@@ -264,9 +267,6 @@ function connect(
     }
   }
 }
-
-/** As quote_ident() has it for the names that are met most; any other is quoted. */
-const nameOf = (space: string) => (/^[a-z_][a-z0-9_]*$/.test(space) ? space : quoted(space))
 
 function isWithin(facets: ReadonlyMap<string, Facet>, facet: Facet, outer: Facet): boolean {
   for (let at = facet.parent; at; at = facets.get(at)?.parent) {

@@ -1,4 +1,4 @@
-import { type Catalog, type Facet, keyOf, quoted } from './catalog.ts'
+import { type Catalog, type Facet, identifier, keyOf } from './catalog.ts'
 import { type Change, changeInPlace } from './mend.ts'
 import { comparePartitions } from './operational.ts'
 import { inOrder, standingAside } from './schedule.ts'
@@ -86,7 +86,43 @@ function makePlan(live: Catalog, declared: Catalog): Plan {
   }
   const aside = standingAside(here, seeds, (key) => extra.has(key))
   for (const key of rebuilt) aside.set(key, (aside.get(key) ?? new Set()).add(key))
-  return { here, there, missing, extra, changes, aside }
+  const plan = { here, there, missing, extra, changes, aside }
+  suspendDefaultRights(plan)
+  return plan
+}
+
+const TARGETS: Record<string, string> = {
+  table: 'tables',
+  view: 'tables',
+  'materialized view': 'tables',
+  sequence: 'sequences',
+  function: 'functions',
+  aggregate: 'functions',
+  enum: 'types',
+  domain: 'types',
+  range: 'types',
+  'composite type': 'types',
+  schema: 'schemas',
+}
+
+/** What is made anew has the rights that are declared for it, and not what default privileges would add. */
+function suspendDefaultRights({ here, there, missing, changes, aside }: Plan): void {
+  for (const [key, right] of here) {
+    if (!right.kind.endsWith('default right') || !there.has(key)) continue
+    const isMet = (facet: Facet | undefined) =>
+      facet !== undefined &&
+      right.name.includes(` on ${TARGETS[facet.kind]} `) &&
+      (right.space === undefined || right.space === facet.space)
+    const causes = new Set<string>()
+    for (const made of missing) if (isMet(there.get(made))) causes.add(made)
+    for (const [made, change] of changes) {
+      if (change.aside === 'type' && isMet(there.get(made))) causes.add(made)
+    }
+    for (const [made, reasons] of aside) {
+      if (isMet(there.get(made))) for (const reason of reasons) causes.add(reason)
+    }
+    if (causes.size > 0) aside.set(key, causes)
+  }
 }
 
 /** What is dropped first, in order; and what last. What vanishes with its parent is in neither. */
@@ -233,16 +269,15 @@ function noteOf(live: Facet | undefined, declared: Facet | undefined, isNew: boo
 
 /** The declared database may be another role's: what it says of its own owner is meant for this one's. */
 function forOwner(difference: Difference, live: Catalog, declared: Catalog): Difference {
-  if (live.principal === declared.principal || !difference.kind.endsWith('default right')) {
-    return difference
-  }
+  if (live.principal === declared.principal) return difference
   const mend = difference.mend.map((statement) =>
     statement.replace(
-      /^alter default privileges for role (?:"(?:[^"]|"")*"|\S+)/,
-      `alter default privileges for role ${quoted(live.principal)}`,
+      /^(alter default privileges for role )("(?:[^"]|"")*"|\S+)/,
+      (text, alter: string, role: string) =>
+        role === identifier(declared.principal) ? alter + identifier(live.principal) : text,
     ),
   )
-  return difference.name.includes(' by ') ? difference : { ...difference, mend }
+  return { ...difference, mend }
 }
 
 /** The absence of a right that Postgres gives by itself is said as the right. */

@@ -66,8 +66,9 @@ export function changeInPlace(live: Facet, declared: Facet, catalog: Catalog): C
       return changeColumn(live, declared, catalog)
     case 'enum':
       return changeEnum(live, declared) ?? retype(live, declared, catalog)
-    case 'domain':
     case 'range':
+      return changeRange(live, catalog)
+    case 'domain':
     case 'composite type':
       return retype(live, declared, catalog)
     default:
@@ -90,7 +91,7 @@ const changeIdentity = ({ create }: Facet) =>
   create.replace(
     / add (generated (?:always|by default)) as identity \((.*)\)$/,
     (_, generated: string, series: string) =>
-      ` set ${generated} set ${series.replace(/ (?=minvalue|maxvalue|start|cache|no cycle|cycle)/g, ' set ')}`,
+      ` set ${generated} set ${series.replace(/ (?=minvalue|maxvalue|start|cache|no cycle|cycle)(?<!no\s)/g, ' set ')}`,
   )
 
 /** From Postgres 18 on, NOT NULL may be one that was not checked. */
@@ -198,11 +199,22 @@ function changeEnum(live: Facet, declared: Facet): Change | undefined {
   }
 }
 
-/** A type of the same name, into which every column of the old one is read. */
-function retype(live: Facet, declared: Facet, { facets }: Catalog): Change {
-  const columns = [...facets.values()].filter(
-    (facet) => facet.kind === 'column' && isPlain(facet) && facet.needs.has(keyOf(live)),
+const columnsOf = (type: Facet, { facets }: Catalog) =>
+  [...facets.values()].filter(
+    (facet) => facet.kind === 'column' && isPlain(facet) && facet.needs.has(keyOf(type)),
   )
+
+/** The functions that come with a range keep its name, so that no second one can be made beside it. */
+function changeRange(live: Facet, catalog: Catalog): Change | undefined {
+  const [column] = columnsOf(live, catalog)
+  if (!column) return undefined
+  const note = `${column.name} is of that type, which Postgres cannot change; make a new type and move the column to it`
+  return { statements: [], note }
+}
+
+/** A type of the same name, into which every column of the old one is read. */
+function retype(live: Facet, declared: Facet, catalog: Catalog): Change {
+  const columns = columnsOf(live, catalog)
   const old = live.name.replace(/(\w+)("?)$/, '$1_old$2')
   const noun = live.kind === 'domain' ? 'domain' : 'type'
   const alters = columns.map((column) => {

@@ -212,8 +212,8 @@ export const DRIFTS: Drift[] = [
     ],
   ],
   [
-    'alter table app.notes alter column title type text collate "POSIX"',
-    'different column app.notes.title',
+    'alter table app.notes alter column body type text collate "POSIX"',
+    'different column app.notes.body',
   ],
   [
     "alter table costs.model_prices alter column source set default 'x'",
@@ -227,7 +227,7 @@ export const DRIFTS: Drift[] = [
   ['alter table app.notes alter column body set not null', 'extra not null app.notes.body'],
   [
     'alter table search.embeddings alter column embedding set storage extended',
-    'missing storage search.embeddings.embedding',
+    'different storage search.embeddings.embedding',
   ],
   ['alter table app.notes alter column body set storage external', 'extra storage app.notes.body'],
   [
@@ -289,7 +289,7 @@ export const DRIFTS: Drift[] = [
     ['drop view app.happier', 'create table app.happier (id integer)'],
     ['extra table app.happier', 'missing view app.happier'],
   ],
-  ['alter table app.owners set unlogged', 'different table app.owners'],
+  ['alter table app.parents set unlogged', 'different table app.parents'],
   ['alter table app.notes set (fillfactor = 70)', 'extra options app.notes'],
   ['alter table app.notes replica identity full', 'extra replica identity app.notes'],
   ['alter table app.notes cluster on notes_pkey', 'extra clustering app.notes'],
