@@ -303,7 +303,10 @@ export const TABLE_FACETS: FacetQuery[] = [
     name: `format('%I.%I', n.nspname, s.stxname)`,
     space: 'n.nspname',
     parent: `'table ' || o.title`,
-    definition: 'pg_get_statisticsobjdef(s.oid)',
+    // Printed in the order of the table's columns, which is nobody's to choose later.
+    definition: `format('%s on %s from %s', (select string_agg(case one when 'd' then 'ndistinct' when 'f' then 'dependencies' when 'm' then 'mcv' else 'expressions' end, ', ' order by one) from unnest(s.stxkind) one),
+      concat_ws(', ', (select string_agg(quote_ident(a.attname), ', ' order by a.attname) from pg_attribute a where a.attrelid = o.oid and a.attnum = any (s.stxkeys)),
+        array_to_string(pg_get_statisticsobjdef_expressions(s.oid), ', ')), o.title)`,
     create: 'pg_get_statisticsobjdef(s.oid)',
     drop: `format('drop statistics %I.%I', n.nspname, s.stxname)`,
     classId: 'pg_statistic_ext',

@@ -452,6 +452,23 @@ export const DRIFTS: Drift[] = [
     'extra owner function app.twice(integer)',
     'superuser',
   ],
+  // Several at once, which wait for each other
+  [
+    [
+      'drop table app.events cascade',
+      'alter table app.notes drop column body cascade',
+      'alter table app.notes drop constraint notes_pkey',
+      "alter type app.mood rename value 'ok' to 'fine'",
+      'drop materialized view app.counts',
+      'create or replace view app.happier as select id, title from app.happy where amount > 2',
+      'create view app.stray as select id, amount from app.notes',
+      'create function app.stray(app.notes) returns integer language sql as $$ select 1 $$',
+      'alter table app.owners add column stray integer default app.twice(2)',
+      'create policy stray on app.owners using (app.twice(1) > stray)',
+      'alter view app.happy rename column amount to sum',
+    ],
+    ['missing table app.events', 'different view app.happy', 'extra policy app.owners.stray'],
+  ],
   // The database
   ['create schema elsewhere', 'extra schema elsewhere'],
   [
