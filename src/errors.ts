@@ -226,6 +226,21 @@ export class DataLossError extends PlinthError {
   }
 }
 
+/** No database could be made to build the declared state in. The message says the way out. */
+export class ScratchError extends PlinthError {
+  override readonly name = 'ScratchError'
+  /**
+   * `url`: nowhere to make it; `createdb`: no right to; `version`: another major version of Postgres;
+   * `extension`: one that only a superuser may create, or that the server has not.
+   */
+  readonly reason: 'url' | 'createdb' | 'version' | 'extension'
+
+  constructor(reason: ScratchError['reason'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.reason = reason
+  }
+}
+
 /** What drivers put on an error, each under names of its own. */
 interface DriverError extends Error {
   code?: unknown
