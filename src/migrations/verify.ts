@@ -1,5 +1,5 @@
 import type { Database } from '../database.ts'
-import { type Catalog, keyOf, readCatalog } from './catalog.ts'
+import { type Catalog, type Facet, keyOf, readCatalog } from './catalog.ts'
 import { compareCatalogs, type Difference } from './compare.ts'
 import { type OperationalObjects, operationalObjects } from './operational.ts'
 import { type ScratchOptions, withScratch } from './scratch.ts'
@@ -12,6 +12,8 @@ export interface VerifyOptions extends ScratchOptions {
    * `index app.tmp_*`, in which `*` stands for anything.
    */
   ignore?: readonly string[]
+  /** `declared`: only the Postgres schemas that something is declared in; all of the database unless said. */
+  schemas?: 'all' | 'declared'
 }
 
 export interface Verification {
@@ -31,17 +33,28 @@ export interface Verification {
  */
 export async function verify(
   db: Database,
-  { build, ignore = [], ...scratch }: VerifyOptions,
+  { build, ignore = [], schemas = 'all', ...scratch }: VerifyOptions,
 ): Promise<Verification> {
   // Before the scratch: building it may make roles, which belong to all databases of a server.
-  const live = without(await readCatalog(db), ignore)
+  const found = without(await readCatalog(db), ignore)
   const declared = without(await withScratch(db, build, readCatalog, scratch), ignore)
+  const live = schemas === 'all' ? found : within(found, declared)
   const differences = compareCatalogs(live, declared)
   return {
     equal: differences.length === 0,
     differences,
     operational: operationalObjects(live, declared),
   }
+}
+
+/** What is in the schemas in which something is declared, and what is in none. */
+function within(live: Catalog, declared: Catalog): Catalog {
+  const isRoot = ({ kind, parent }: Facet) => kind !== 'schema' && parent === undefined
+  const spaces = new Set([...declared.facets.values()].filter(isRoot).map(({ space }) => space))
+  const isIn = ([key, { space, kind }]: [string, Facet]) =>
+    declared.facets.has(key) ||
+    (kind !== 'extension' && kind !== 'schema' && (space === undefined || spaces.has(space)))
+  return { ...live, facets: new Map([...live.facets].filter(isIn)) }
 }
 
 function without(catalog: Catalog, ignore: readonly string[]): Catalog {

@@ -1,0 +1,103 @@
+import { sql } from 'drizzle-orm'
+import { type Database, only, rowsOf } from '../database.ts'
+import { MigrationError } from '../errors.ts'
+import { migrate } from './apply.ts'
+import { findMigration, plinthSource, readMigrations } from './folder.ts'
+import * as ledger from './ledger.ts'
+import { type LegacyMigration, readLegacyFiles, readLegacyTable } from './legacy.ts'
+import { inTurn, type RunOptions } from './run.ts'
+import type { ScratchOptions } from './scratch.ts'
+import { compareWithLedger, type MigrationsOptions } from './status.ts'
+import { type Verification, verify } from './verify.ts'
+
+export interface BaselineOptions extends MigrationsOptions, ScratchOptions, RunOptions {
+  /** The last migration that the database has already: its name, the beginning of it, or its place in the list. */
+  to?: string
+  /** What is not compared, as in `verify`. */
+  ignore?: readonly string[]
+  /** The history of the system before: its version table, or a list of files. */
+  legacy?: { table: string } | { files: string }
+}
+
+export interface Baseline {
+  /** The names that are recorded as applied; none if the database differs. */
+  recorded: string[]
+  /** The names that the system before had applied. */
+  imported: string[]
+  /** The comparison with a scratch database in which the migrations were run. */
+  verification: Verification
+}
+
+/**
+ * Adopts a database that has its tables already: records migrations as applied, without running anything. It must be
+ * what the migrations make: if `verification` shows a difference, nothing is recorded.
+ *
+ * @throws {MigrationError} if migrations are recorded already, or none is left to record. @throws {ScratchError} where no
+ * scratch database can be made.
+ */
+export async function baseline(db: Database, options: BaselineOptions = {}): Promise<Baseline> {
+  const {
+    sources = [plinthSource],
+    to,
+    ignore = [],
+    legacy,
+    lockTimeoutMs = 750,
+    maxWaitMs = 600_000,
+  } = options
+  const migrations = await readMigrations(sources)
+  const statuses = await compareWithLedger(
+    migrations,
+    await ledger.readLedger(db, sources),
+    sources,
+  )
+  const last = to === undefined ? migrations.at(-1) : findMigration(migrations, to)
+  if (!last) throw new MigrationError('there is no migration to record')
+  const upTo = migrations.slice(0, migrations.indexOf(last) + 1)
+  const states = new Map(statuses.map(({ name, state }) => [name, state]))
+  const due = upTo.filter(({ name }) => ['pending', 'late'].includes(states.get(name) ?? ''))
+  if (due.length === 0)
+    throw new MigrationError(`${last.name} is recorded already; nothing is left`)
+
+  const history = legacy ? await readHistory(db, legacy) : []
+  const verification = await verify(db, {
+    ...options,
+    schemas: 'declared',
+    ignore: [...ignore, ...(legacy && 'table' in legacy ? [`table ${legacy.table}`] : [])],
+    build: async (scratch) => {
+      await migrate(scratch, { sources, to: last.name })
+    },
+  })
+  if (!verification.equal) return { recorded: [], imported: [], verification }
+
+  await inTurn(db, { lockTimeoutMs, maxWaitMs, say: () => {} }, async (tx) => {
+    await ledger.ensureLedger(tx, sources)
+    const { user } = only(
+      await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
+    )
+    for (const migration of due) {
+      const { name, source, checksum, content, steps } = migration
+      const row = { name, source: source.name, checksum, content, steps: steps.length }
+      await ledger.recordKnown(tx, {
+        ...row,
+        status: 'applied',
+        appliedAt: new Date(),
+        appliedBy: user,
+      })
+      await ledger.recordInDrizzle(tx, migration)
+    }
+    for (const one of history) {
+      await ledger.recordKnown(tx, { ...one, source: 'before plinth', status: 'imported' })
+    }
+  })
+  return {
+    recorded: due.map(({ name }) => name),
+    imported: history.map(({ name }) => name),
+    verification,
+  }
+}
+
+const readHistory = (
+  db: Database,
+  legacy: NonNullable<BaselineOptions['legacy']>,
+): Promise<LegacyMigration[]> =>
+  'table' in legacy ? readLegacyTable(db, legacy.table) : readLegacyFiles(legacy.files)
