@@ -1,6 +1,6 @@
 import type { DefElem, DropStmt, IndexStmt, Node, RenameStmt } from 'libpg-query'
 import type { Situation } from './advice.ts'
-import { sayDefaultPartition, sayReferenced } from './advice-table.ts'
+import { sayDefaultPartition, sayReferenced } from './advice-constraints.ts'
 import { LOCKS } from './locks.ts'
 import { keyOf, type Name, named, nameOf, quotedName, shownName, stringsOf } from './names.ts'
 import { droppedNames, HERE } from './replay.ts'

@@ -1,20 +1,21 @@
-import type { AlterTableCmd, AlterTableType, Node } from 'libpg-query'
-import { keyOf, nameOf } from './names.ts'
-import { type Statement, valuesUnder, wordsOf } from './parse.ts'
+import type { AlterTableType, Node } from 'libpg-query'
+import { keyOf, nameOf, stringsOf } from './names.ts'
+import { commandsOf, type Statement, valuesUnder, wordsOf } from './parse.ts'
 
-/** A statement that is put behind others, and what cannot be put before it. */
+/** A statement that is put behind others. Where it says nothing of itself, all that follows stays behind it. */
 export interface Late {
   /** The table that it is about. */
   readonly table?: string
-  /** Its index, constraint or column. */
+  /** Its index or constraint. */
   readonly names?: readonly string[]
   /** Whether foreign keys may rest on it. */
   readonly isUnique?: boolean
-  /** Whether it reads every row. */
-  readonly isScan?: boolean
-  /** What it is about is not known: everything stays behind it, or whatever shares a name with it. */
-  readonly isAll?: boolean
+  /** The words of its own SQL, functions among them. */
+  readonly uses?: ReadonlySet<string>
+  /** What is behind it only because it needs something late itself. */
   readonly statements?: readonly Statement[]
+  /** Whether what follows in its place begins a transaction. */
+  readonly endsTransaction?: boolean
 }
 
 /** Parts of an ALTER TABLE that take no interest in the table's indexes and constraints. */
@@ -38,6 +39,7 @@ const INDEPENDENT_KINDS = [
   'CreateTrigStmt',
   'CommentStmt',
   'IndexStmt',
+  'CreateFunctionStmt',
 ]
 
 /** What may do anything. */
@@ -58,14 +60,15 @@ export function needs({ node }: Statement, late: Late): boolean {
   if (OPAQUE.includes(kind)) return true
   if ([...valuesUnder(node, 'behavior')].includes('DROP_CASCADE')) return true
   const words = wordsOf(node)
-  if (late.isAll) {
-    return late.statements?.every((each) =>
-      [...wordsOf(each.node)].every((word) => !words.has(word)),
-    )
-      ? false
-      : true
+  if (late.statements) {
+    return late.statements.some((each) => [...wordsOf(each.node)].some((word) => words.has(word)))
   }
-  const { table = '', names = [] } = late
+  const { table, names = [], uses } = late
+  if (table === undefined) return true
+  if ('CreateFunctionStmt' in node) {
+    const name = stringsOf(node.CreateFunctionStmt.funcname).at(-1)
+    if (name !== undefined && uses?.has(name)) return true
+  }
   if (names.some((name) => words.has(name)) && !isNewColumnOnly(node)) return true
   if (!words.has(table.slice(table.indexOf('.') + 1))) return false
   if (late.isUnique && references(node, table)) return true
@@ -82,9 +85,6 @@ export function needs({ node }: Statement, late: Late): boolean {
         ['CONSTR_CHECK', 'CONSTR_FOREIGN'].includes(def.Constraint.contype ?? '')),
   )
 }
-
-const commandsOf = (nodes: readonly Node[] | undefined): AlterTableCmd[] =>
-  (nodes ?? []).flatMap((node) => ('AlterTableCmd' in node ? [node.AlterTableCmd] : []))
 
 /** A column may have the name of an index that is built late. */
 const isNewColumnOnly = (node: Node) =>

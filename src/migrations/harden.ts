@@ -1,7 +1,7 @@
 import type { AlterTableCmd, Constraint } from 'libpg-query'
 import { type Late, needs } from './harden-order.ts'
 import { keyOf, type Name, named, nameOf, quoted, quotedName, stringsOf } from './names.ts'
-import { parseStatements, type Statement, splitAtCommas } from './parse.ts'
+import { commandsOf, parseStatements, type Statement, splitAtCommas, wordsOf } from './parse.ts'
 import { droppedNames, HERE, type Known, nothingKnown, replay } from './replay.ts'
 
 export interface HardenOptions {
@@ -23,7 +23,7 @@ interface Piece {
 interface Context {
   readonly known: Known
   readonly version: number
-  /** Constraints that the migration drops, as `schema.table.name`: what comes instead must not wait. */
+  /** Tables of which the migration drops a constraint: what comes instead of it must not wait. */
   readonly replaced: ReadonlySet<string>
   isPartitioned(key: string): boolean
   isInUse(name: Name): boolean
@@ -67,13 +67,17 @@ export async function harden(
     }
     const isAlone = own.length === 1 && statement.directives.length === 0
     const pieces = isAlone ? await hardened(statement, text, context) : [{ text }]
-    const isNewValue = isAlone && addsValue(statement, context)
+    const isNewValue = own.length === 1 && addsValue(statement, context)
     const isKept = late.some((each) => own.some((one) => needs(one, each.late)))
     for (const each of own) replay(present, each, HERE)
     for (const piece of pieces) {
       if (piece.late) late.push({ ...piece, late: piece.late })
-      else if (isKept) late.push({ text: afterLate(piece.text, statement, late), late: kept(own) })
-      else {
+      else if (isKept) {
+        // What may have taken long, or what can be used once it is committed, is committed first.
+        const isStep = isNewValue || late.at(-1)?.late.endsTransaction
+        const text = isStep ? marked(piece.text, statement, STEP) : piece.text
+        late.push({ text, late: { statements: own, endsTransaction: isNewValue } })
+      } else {
         const isStep = first.length > 0 && isNewValue !== hasNewValue
         first.push({ text: isStep ? marked(piece.text, statement, STEP) : piece.text })
         hasNewValue = isNewValue
@@ -91,36 +95,23 @@ const addsValue = ({ node }: Statement, { known }: Context): boolean => {
   return known.enums.get(type)?.origin.migration !== HERE
 }
 
-function replacedBy(statements: readonly Statement[]): ReadonlySet<string> {
-  const found = new Set<string>()
-  for (const { node } of statements) {
-    if ('AlterTableStmt' in node) {
-      const key = keyOf(nameOf(node.AlterTableStmt.relation))
-      for (const { subtype, name } of commandsOf(node.AlterTableStmt.cmds))
-        if (subtype === 'AT_DropConstraint') found.add(key)
-    }
-  }
-  return found
-}
-
-const commandsOf = (nodes: readonly object[] | undefined): AlterTableCmd[] =>
-  (nodes ?? []).flatMap((node) =>
-    'AlterTableCmd' in node ? [node.AlterTableCmd as AlterTableCmd] : [],
+/** The tables of which the migration drops a constraint. */
+const replacedBy = (statements: readonly Statement[]): ReadonlySet<string> =>
+  new Set(
+    statements.flatMap(({ node }) =>
+      'AlterTableStmt' in node &&
+      commandsOf(node.AlterTableStmt.cmds).some(({ subtype }) => subtype === 'AT_DropConstraint')
+        ? [keyOf(nameOf(node.AlterTableStmt.relation))]
+        : [],
+    ),
   )
 
 /** A directive directly above the statement, below the comments that it has. */
-function marked(text: string, { sql }: Statement, directive: string): string {
+function marked(text: string, { sql, directives }: Statement, directive: string): string {
+  if (directives.length > 0) return text
   const at = Math.max(text.indexOf(sql), 0)
   return `${text.slice(0, at)}${directive}\n${text.slice(at)}`
 }
-
-/** What stays behind a validation gets a transaction of its own: the validation may have taken long. */
-function afterLate(text: string, statement: Statement, late: readonly Piece[]): string {
-  return late.at(-1)?.late?.isScan ? marked(text, statement, STEP) : text
-}
-
-/** A statement that stays behind one that is late keeps behind itself what comes after it. */
-const kept = (own: readonly Statement[]): Late => ({ isAll: true, statements: own })
 
 async function hardened(statement: Statement, text: string, context: Context): Promise<Piece[]> {
   const { node } = statement
@@ -129,7 +120,12 @@ async function hardened(statement: Statement, text: string, context: Context): P
     const table = nameOf(relation)
     const isPlain = concurrent || !index || context.isPartitioned(keyOf(table))
     if (isPlain || !context.isInUse(table)) return [{ text }]
-    const late = { table: keyOf(table), names: [index], isUnique: unique === true }
+    const late = {
+      table: keyOf(table),
+      names: [index],
+      isUnique: unique === true,
+      uses: wordsOf(node),
+    }
     return [{ text: marked(text, statement, CONCURRENTLY), late }]
   }
   if ('DropStmt' in node) return hardenedDrop(statement, text, context)
@@ -168,7 +164,7 @@ function hardenedDrop(statement: Statement, text: string, context: Context): Pie
   if (isPlain) return [{ text }]
   return indexes.map((index) => {
     const { table } = context.known.indexes.get(keyOf(index)) ?? {}
-    const late: Late = table === undefined ? { isAll: true } : { table, names: [index.name] }
+    const late: Late = table === undefined ? {} : { table, names: [index.name] }
     // CONCURRENTLY takes one index at a time.
     return indexes.length === 1
       ? { text: marked(text, statement, CONCURRENTLY), late }
@@ -212,14 +208,14 @@ function hardenedNotNull(
 function notNull(table: Name, column: string, setNotNull: string): Piece[] {
   const alter = `ALTER TABLE ${quotedName(table)}`
   const check = standIn(column)
-  const late: Late = { table: keyOf(table), names: [check, column] }
+  const late: Late = { table: keyOf(table), names: [check] }
   return [
     {
       text: `${alter} ADD CONSTRAINT ${quoted(check)} CHECK (${quoted(column)} IS NOT NULL) NOT VALID;`,
     },
     {
       text: `${STEP}\n${alter} VALIDATE CONSTRAINT ${quoted(check)};`,
-      late: { ...late, isScan: true },
+      late: { ...late, endsTransaction: true },
     },
     { text: setNotNull, late },
     { text: `${alter} DROP CONSTRAINT ${quoted(check)};`, late },
@@ -302,7 +298,7 @@ async function hardenedChecks(
         : [
             {
               text: `${STEP}\n${alter} VALIDATE CONSTRAINT ${quoted(name)};`,
-              late: { table: keyOf(table), names: [name], isScan: true },
+              late: { table: keyOf(table), names: [name], endsTransaction: true },
             },
           ],
     ),

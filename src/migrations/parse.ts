@@ -1,9 +1,5 @@
-import type { ParseResult, ScanResult, SqlError } from 'libpg-query'
+import type { AlterTableCmd, Node, ParseResult, ScanResult, SqlError } from 'libpg-query'
 import { MigrationError } from '../errors.ts'
-
-export type { Node } from 'libpg-query'
-
-import type { Node } from 'libpg-query'
 
 /** What a comment above a statement asks of the migrator. */
 export type Directive = 'concurrently' | 'step'
@@ -92,6 +88,7 @@ function statementsOf(parser: Parser, text: string, index: number): Statement[] 
   const bytes = Buffer.from(text)
   const tokens = parser.scan(text)
   const found: Statement[] = []
+  let past = 0
   for (const { stmt, stmt_location: from = 0, stmt_len: length } of parser.parse(text).stmts ??
     []) {
     if (!stmt) continue
@@ -101,7 +98,10 @@ function statementsOf(parser: Parser, text: string, index: number): Statement[] 
     const [first, last] = [code[0], code.at(-1)]
     if (!first || !last) continue
     // A comment between two statements belongs to the one below it.
-    const above = inside.filter((token) => isComment(token) && token.end <= first.start)
+    const above = tokens.filter(
+      (token) => isComment(token) && token.start >= past && token.end <= first.start,
+    )
+    past = last.end
     const comments = above.flatMap((token) => token.text.split('\n')).map((line) => line.trim())
     found.push({
       index,
@@ -149,6 +149,10 @@ export async function splitAtCommas(sql: string): Promise<string[]> {
 export const sliceBytes = (sql: string, from: number, to?: number): string =>
   Buffer.from(sql).subarray(from, to).toString()
 
+/** The parts of an ALTER TABLE. */
+export const commandsOf = (nodes: readonly Node[] | undefined): AlterTableCmd[] =>
+  (nodes ?? []).flatMap((node) => ('AlterTableCmd' in node ? [node.AlterTableCmd] : []))
+
 /** Every value in a tree that is under one of `names`, at any depth. */
 export function* valuesUnder(tree: unknown, ...names: string[]): Generator<unknown> {
   if (Array.isArray(tree)) {
@@ -161,19 +165,14 @@ export function* valuesUnder(tree: unknown, ...names: string[]): Generator<unkno
   }
 }
 
-/** Every word and string in a tree: the names that it mentions, and its literals. */
+/** Every word in a tree: the names that it mentions, and the words of its literals and of function bodies. */
 export function wordsOf(tree: unknown): Set<string> {
   const words = new Set<string>()
-  const names = [
-    'sval',
-    'relname',
-    'schemaname',
-    'colname',
-    'conname',
-    'idxname',
-    'name',
-    'subname',
-  ]
-  for (const value of valuesUnder(tree, ...names)) if (typeof value === 'string') words.add(value)
+  const names = ['sval', 'relname', 'colname', 'conname', 'idxname', 'name', 'subname', 'indexname']
+  for (const value of valuesUnder(tree, ...names)) {
+    if (typeof value !== 'string') continue
+    words.add(value)
+    for (const [word] of value.matchAll(/[\w$]+/g)) words.add(word)
+  }
   return words
 }
