@@ -234,7 +234,8 @@ function adviseOnUpkeep({ say, isInUse, known }: Situation, node: Node): void {
   } else if ('AlterDomainStmt' in node) {
     const { subtype, typeName, def } = node.AlterDomainStmt
     const isValid = !(def && 'Constraint' in def && def.Constraint.skip_validation)
-    if ((subtype !== 'AD_AddConstraint' && subtype !== 'AD_SetNotNull') || !isValid) return
+    // Postgres's letters for ADD CONSTRAINT and SET NOT NULL.
+    if ((subtype !== 'C' && subtype !== 'O') || !isValid) return
     const name = shownName(named(stringsOf(typeName)))
     say({
       rule: 'alter-domain',

@@ -199,7 +199,7 @@ function secretIn(node: Node): string | undefined {
     const [body = ''] = [...valuesUnder(node, 'sval')].filter(isLong)
     return /\bpassword\s+'[^']+'/i.test(body) ? 'a password' : known(body, SECRETS.slice(0, -1))
   }
-  for (const value of valuesUnder(node, 'sval')) {
+  for (const value of valuesUnder(node, 'sval', 'comment')) {
     const found = typeof value === 'string' ? known(value, SECRETS) : undefined
     if (found) return found
   }

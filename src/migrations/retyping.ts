@@ -42,8 +42,8 @@ const isWhole = (base: string) => base.startsWith('int')
 const TIMES = ['timestamp', 'timestamptz', 'time', 'timetz', 'interval']
 
 /** Whether a text type holds any length. */
-const isUnbounded = ({ base, modifiers }: ColumnType) =>
-  (base === 'text' || base === 'varchar') && modifiers.length === 0
+const isUnbounded = ({ base, modifiers, isArray }: ColumnType) =>
+  !isArray && (base === 'text' || base === 'varchar') && modifiers.length === 0
 
 /**
  * What it takes to give a column another type: whether Postgres writes the table anew, and what becomes

@@ -25,7 +25,7 @@ interface Rule {
  * The rules of squawk that plinth has none of its own for. The others would say a second time what is
  * said already, or ask for what the migrator does anyway: timeouts, a transaction, safety in a re-run.
  */
-const RULES: Record<string, Rule> = {
+export const RULES: Readonly<Record<string, Rule>> = {
   'adding-not-nullable-field': {
     effect: 'fails',
     message: 'refused if a row has no value for the column',
@@ -177,6 +177,12 @@ export async function lint(
       },
     ]
   })
+}
+
+/** The names of squawk's rules that a statement breaks; none where squawk is not installed. */
+export async function reported(text: string, version = 15): Promise<string[]> {
+  const program = findSquawk()
+  return program ? (await run(program, text, version)).map((report) => report.rule_name) : []
 }
 
 function tableOf({ node }: Statement) {

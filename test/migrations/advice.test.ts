@@ -1,7 +1,11 @@
+import { sql } from 'drizzle-orm'
 import { describe, expect, test } from 'vitest'
-import { type Advice, adviseOn } from '../../src/migrations/advice.ts'
+import { rowsOf } from '../../src/database.ts'
+import { type Advice, adviseOn, type Effect } from '../../src/migrations/advice.ts'
 import { LOCKS, type Lock, waitsOf } from '../../src/migrations/locks.ts'
 import { knownAfter } from '../../src/migrations/replay.ts'
+import { COVERED, RULES, reported } from '../../src/migrations/squawk.ts'
+import { STEADY } from '../../src/migrations/volatility.ts'
 import { measure } from '../support/measured.ts'
 import { makeServerDatabase, runAll } from '../support/scratch.ts'
 
@@ -168,91 +172,342 @@ describe.runIf(server)('what the advice says of locks is what the server does', 
   })
 })
 
-/** Column types between which the table of rules says what happens. */
-const TYPES = [
-  'text',
-  'varchar',
-  'varchar(10)',
-  'varchar(20)',
-  'char(10)',
-  'char(20)',
-  'int2',
-  'int4',
-  'int8',
-  'numeric',
-  'numeric(8, 2)',
-  'numeric(10, 2)',
-  'numeric(12, 4)',
-  'numeric(10)',
-  'float4',
-  'float8',
-  'date',
-  'timestamp',
-  'timestamp(3)',
-  'timestamptz',
-  'timestamptz(3)',
-  'timestamptz(6)',
-  'time',
-  'time(3)',
-  'interval',
-  'interval(3)',
-  'json',
-  'jsonb',
-  'uuid',
-  'bool',
-  'bytea',
-  'inet',
-  'cidr',
-  'xml',
-  'bit(4)',
-  'varbit',
-  'varbit(8)',
-  'bit(8)',
-  'text[]',
-  'varchar[]',
-  'varchar(10)[]',
-  'varchar(20)[]',
-  'int4[]',
-  'int8[]',
-  'timestamptz(3)[]',
-  'timestamptz[]',
-  'm.mood',
-]
-
-describe.runIf(server)('what a change of type rewrites is what the server rewrites', () => {
-  test.each(TYPES)('%s', async (from) => {
-    const db = server as NonNullable<typeof server>
-    const wrong: string[] = []
-    let tried = 0
-    for (const zone of ['UTC', 'Europe/Berlin']) {
-      await runAll(db, [
-        `set timezone = '${zone}'`,
-        'drop table if exists m.typed',
-        `create table m.typed (c ${from})`,
-      ])
-      const before = await knownAfter([
-        { name: 'before', texts: [`create table m.typed (c ${from})`] },
-      ])
-      for (const to of TYPES) {
-        for (const using of ['', ` using c::${to}`]) {
-          const statement = `alter table m.typed alter column c type ${to}${using}`
-          const measured = await measure(db, 'm', statement).catch(() => undefined)
-          // There is no such cast.
-          if (!measured) continue
-          tried++
-          const advice = await adviseOn([statement], { known: before, squawk: false })
-          const said = advice.find(({ effect }) => effect === 'rewrites')
-          const isSaid =
-            said !== undefined && !(zone === 'UTC' && said.message.includes('not where'))
-          if (measured.typed?.isRewritten !== isSaid) {
-            wrong.push(
-              `${from} → ${to}${using} (${zone}): ${isSaid ? 'said to, and does not' : 'rewrites, and was not said to'}`,
-            )
-          }
-        }
-      }
-    }
-    expect(tried).toBeGreaterThan(0)
-    expect(wrong).toEqual([])
+describe('each rule', () => {
+  /** A statement that it is about, and one like it that it is not about; each with what is said. */
+  const cases: [rule: string, effect: Effect, bad: string, good: string][] = [
+    [
+      'add-required-column',
+      'fails',
+      'alter table m.rows add column c int not null',
+      'alter table m.rows add column c int not null default 1',
+    ],
+    [
+      'drop-column',
+      'loses',
+      'alter table m.rows drop column n',
+      'alter table m.rows add column c int',
+    ],
+    [
+      'drop-default',
+      'breaks',
+      'alter table m.rows alter column must drop default',
+      `alter table m.rows alter column must set default 'x'`,
+    ],
+    [
+      'set-not-null',
+      'fails',
+      'alter table m.rows alter column size set not null',
+      'alter table m.rows alter column note set not null',
+    ],
+    [
+      'alter-type',
+      'rewrites',
+      'alter table m.rows alter column size type bigint',
+      'alter table m.rows alter column name type varchar(30)',
+    ],
+    [
+      'alter-type',
+      'fails',
+      'alter table m.rows alter column name type varchar(10)',
+      'alter table m.rows alter column name type text',
+    ],
+    [
+      'alter-type',
+      'loses',
+      'alter table m.rows alter column n type numeric(10, 1)',
+      'alter table m.rows alter column n type numeric(12, 2)',
+    ],
+    [
+      'alter-type',
+      'loses',
+      'alter table m.rows alter column at type timestamptz(0)',
+      'alter table m.rows alter column at type timestamptz',
+    ],
+    [
+      'alter-type',
+      'loses',
+      'alter table m.rows alter column name type varchar(3) using name::varchar(3)',
+      'alter table m.rows alter column name type text using name::text',
+    ],
+    [
+      'add-check',
+      'fails',
+      'alter table m.rows add constraint c check (n > 0)',
+      'alter table m.rows add constraint c check (n > 0) not valid',
+    ],
+    [
+      'add-foreign-key',
+      'fails',
+      'alter table m.rows add constraint f foreign key (size) references m.parents (id)',
+      'alter table m.rows add constraint f foreign key (size) references m.parents (id) not valid',
+    ],
+    [
+      'add-unique',
+      'fails',
+      'alter table m.rows add constraint u unique (n)',
+      'alter table m.rows add constraint u unique using index rows_note_idx',
+    ],
+    [
+      'add-exclusion',
+      'fails',
+      'alter table m.rows add constraint x exclude using gist (size with =)',
+      'alter table m.rows add constraint x check (size > 0) not valid',
+    ],
+    [
+      'create-index',
+      'locks',
+      'create index i on m.rows (n)',
+      'create index concurrently i on m.rows (n)',
+    ],
+    [
+      'create-index',
+      'fails',
+      'create unique index i on m.rows (n)',
+      'create index i on m.rows (n)',
+    ],
+    [
+      'drop-index',
+      'locks',
+      'drop index m.rows_size_idx',
+      'drop index concurrently m.rows_size_idx',
+    ],
+    ['reindex', 'locks', 'reindex table m.rows', 'reindex (concurrently) table m.rows'],
+    ['cluster', 'rewrites', 'cluster m.rows using rows_size_idx', 'analyze m.rows'],
+    ['vacuum-full', 'rewrites', 'vacuum (full) m.rows', 'vacuum (full off) m.rows'],
+    ['vacuum-full', 'fails', 'vacuum full m.rows', 'vacuum m.rows'],
+    [
+      'attach-partition',
+      'locks',
+      `alter table m.logs attach partition m.logs_2 for values from ('2026-02-01') to ('2026-03-01')`,
+      'alter table m.logs detach partition m.logs_1 concurrently',
+    ],
+    [
+      'detach-partition',
+      'locks',
+      'alter table m.logs detach partition m.logs_1',
+      'alter table m.logs detach partition m.logs_1 concurrently',
+    ],
+    [
+      'create-partition',
+      'locks',
+      `create table m.logs_3 partition of m.logs for values from ('2026-05-01') to ('2026-06-01')`,
+      'create table m.logs_3 (id int)',
+    ],
+    [
+      'row-security-without-policy',
+      'breaks',
+      'alter table m.rows enable row level security',
+      'alter table m.guarded enable row level security',
+    ],
+    [
+      'replace-view',
+      'fails',
+      'create or replace view m.names as select 1',
+      'create view m.other as select 1',
+    ],
+    [
+      'refresh-materialized-view',
+      'rewrites',
+      'refresh materialized view m.sizes',
+      'refresh materialized view concurrently m.sizes',
+    ],
+    [
+      'set-logged',
+      'rewrites',
+      'alter table m.cache set logged',
+      'alter table m.cache set (fillfactor = 70)',
+    ],
+    [
+      'rename-column',
+      'breaks',
+      'alter table m.rows rename column n to k',
+      'alter table m.rows rename constraint rows_fkey to f',
+    ],
+    [
+      'rename-table',
+      'breaks',
+      'alter table m.rows rename to lines',
+      'alter index m.rows_size_idx rename to i',
+    ],
+    [
+      'rename-enum-value',
+      'breaks',
+      `alter type m.mood rename value 'calm' to 'quiet'`,
+      `alter type m.mood add value 'quiet'`,
+    ],
+    ['drop-table', 'loses', 'drop table m.rows', 'drop view m.names'],
+    ['drop-table', 'loses', 'drop table m.logs_1', 'drop function m.dice()'],
+    ['drop-schema', 'loses', 'drop schema m', 'create schema o'],
+    ['drop-type', 'loses', 'drop type m.mood', `create type m.other as enum ('a')`],
+    ['drop-materialized-view', 'loses', 'drop materialized view m.sizes', 'drop view m.names'],
+    ['drop-view', 'breaks', 'drop view m.names', 'create view m.other as select 1'],
+    ['drop-function', 'breaks', 'drop function m.dice()', 'drop trigger touched on m.rows'],
+    ['drop-cascade', 'style', 'drop view m.names cascade', 'drop view m.names'],
+    ['truncate', 'loses', 'truncate m.rows', 'delete from m.rows where id = 1'],
+    ['delete-all', 'loses', 'delete from m.rows', 'delete from m.rows where id = 1'],
+    [
+      'update-all',
+      'loses',
+      'update m.rows set size = 1',
+      'update m.rows set size = 1 where id = 1',
+    ],
+    ['lock-table', 'locks', 'lock table m.rows', 'select 1'],
+    [
+      'alter-domain',
+      'fails',
+      'alter domain m.d add constraint c check (value > 0)',
+      'alter domain m.d add constraint c check (value > 0) not valid',
+    ],
+    [
+      'enum-value-used',
+      'fails',
+      `alter type m.mood add value 'sad'; select 'sad'::m.mood`,
+      `alter type m.mood add value 'sad'; -- plinth: step\nselect 'sad'::m.mood`,
+    ],
+    [
+      'enum-value-used',
+      'fails',
+      `alter type m.mood add value 'sad'; select 'sad'::m.mood`,
+      `create type m.fresh as enum ('a'); alter type m.fresh add value 'sad'; select 'sad'::m.fresh`,
+    ],
+    ['syntax', 'fails', 'create tabel t ()', 'select 1'],
+  ]
+  test.each(cases)('%s %s: %s', async (rule, effect, bad, good) => {
+    const says = async (statement: string) =>
+      (await advise(statement)).some((each) => each.rule === rule && each.effect === effect)
+    expect(await says(bad)).toBe(true)
+    expect(await says(good)).toBe(false)
   })
+
+  test('says nothing of what the migration makes itself', async () => {
+    const advice = await advise(
+      'create table m.fresh (id int not null, name text)',
+      'create index i on m.fresh (name)',
+      'alter table m.fresh add column must int not null',
+      'alter table m.fresh alter column name type int using 1',
+      'alter table m.fresh add constraint c check (id > 0)',
+      'alter table m.fresh enable row level security',
+      'alter table m.fresh rename to fresher',
+      'alter table m.fresher drop column name',
+      'drop index m.i',
+      'truncate m.fresher',
+      'update m.fresher set id = 1',
+      'drop table m.fresher',
+    )
+    expect(advice).toEqual([])
+  })
+
+  test('says which lock, on which table, what waits, and until when', async () => {
+    const [advice] = await advise('create index i on m.rows (n)')
+    expect(advice).toEqual({
+      statement: 0,
+      line: 1,
+      rule: 'create-index',
+      effect: 'locks',
+      table: 'm.rows',
+      lock: 'SHARE',
+      waits: 'writes',
+      lasts: 'build',
+      message: 'takes SHARE on m.rows: writes wait while the index is built',
+      alternative: expect.stringContaining('CONCURRENTLY'),
+    })
+  })
+
+  test('knows by its own name what an earlier migration has renamed', async () => {
+    const later = await knownAfter([
+      { name: 'before', texts: SETUP },
+      {
+        name: 'then',
+        texts: [
+          'alter table m.rows rename to lines',
+          'alter table m.lines rename column name to title',
+        ],
+      },
+    ])
+    const [widened] = await adviseOn(['alter table m.lines alter column title type varchar(40)'], {
+      known: later,
+      squawk: false,
+    })
+    expect(widened).toMatchObject({ effect: 'locks', lasts: 'moment' })
+  })
+})
+
+test.runIf(server)('functions that give all rows the same value are not volatile', async () => {
+  const rows = await rowsOf<{ name: string; volatile: boolean }>(
+    server as NonNullable<typeof server>,
+    sql`select proname as name, bool_or(provolatile = 'v') as volatile from pg_proc
+      where pronamespace = 'pg_catalog'::regnamespace group by 1`,
+  )
+  const found = new Map(rows.map(({ name, volatile }) => [name, volatile]))
+  const syntax = ['current_user']
+  expect([...STEADY].filter((name) => found.get(name) !== false && !syntax.includes(name))).toEqual(
+    [],
+  )
+})
+
+describe('squawk', () => {
+  const withSquawk = (...texts: string[]) => adviseOn(texts, { known })
+
+  test('adds what plinth has no rule for, of new tables too, each at its statement', async () => {
+    const advice = await withSquawk(
+      'select 1',
+      'create table m.fresh (id int, at timestamp, name varchar(10), c char(3))',
+      `alter type m.mood add value 'sad'`,
+    )
+    expect(advice.map(({ statement, rule }) => [statement, rule])).toEqual(
+      expect.arrayContaining([
+        [1, 'prefer-bigint-over-int'],
+        [1, 'prefer-timestamp-tz'],
+        [1, 'prefer-text-field'],
+        [1, 'ban-char-field'],
+        [2, 'require-enum-value-ordering'],
+      ]),
+    )
+    expect(advice.filter(({ effect }) => effect !== 'style')).toEqual([])
+  })
+
+  test('is told in plinth’s words', async () => {
+    const [advice] = await withSquawk('create table m.fresh (at timestamp)')
+    expect(advice).toMatchObject({
+      rule: 'prefer-timestamp-tz',
+      alternative: 'timestamptz',
+      table: 'm.fresh',
+    })
+  })
+
+  test('is not asked where it is not wanted', async () => {
+    expect(await advise('create table m.fresh (at timestamp)')).toEqual([])
+  })
+
+  test('has no rule that plinth does not know', async () => {
+    for (const rule of Object.keys(SAMPLES))
+      expect([...COVERED, ...Object.keys(RULES)]).toContain(rule)
+  })
+
+  /** For each of squawk's rules that plinth leaves to its own: what squawk finds, and plinth too. */
+  const SAMPLES: Record<string, string> = {
+    'adding-foreign-key-constraint':
+      'alter table m.rows add constraint f foreign key (size) references m.parents (id)',
+    'adding-required-field': 'alter table m.rows add column c int not null',
+    'adding-field-with-default': 'alter table m.rows add column c uuid default gen_random_uuid()',
+    'ban-drop-column': 'alter table m.rows drop column n',
+    'ban-drop-not-null': 'alter table m.rows alter column must drop not null',
+    'ban-drop-table': 'drop table m.rows',
+    'changing-column-type': 'alter table m.rows alter column size type bigint',
+    'constraint-missing-not-valid': 'alter table m.rows add constraint c check (size > 0)',
+    'disallowed-unique-constraint': 'alter table m.rows add constraint u unique (n)',
+    'renaming-column': 'alter table m.rows rename column n to k',
+    'renaming-table': 'alter table m.rows rename to lines',
+    'require-concurrent-index-creation': 'create index i on m.rows (n)',
+    'require-concurrent-index-deletion': 'drop index m.rows_size_idx',
+    'require-concurrent-reindex': 'reindex table m.rows',
+    'adding-serial-primary-key-field': 'alter table m.parents add column c serial primary key',
+  }
+  test.each(Object.entries(SAMPLES))(
+    '%s is said by a rule of plinth’s own',
+    async (rule, statement) => {
+      expect(await reported(statement)).toContain(rule)
+      expect((await advise(statement)).length).toBeGreaterThan(0)
+    },
+  )
 })
