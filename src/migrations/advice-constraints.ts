@@ -60,7 +60,10 @@ export function adviseOnConstraint(
         return
       }
       const alternative = 'CREATE UNIQUE INDEX CONCURRENTLY, then ADD CONSTRAINT … USING INDEX'
-      say({ ...lock, lasts: 'build', ...(isExclusion ? {} : { alternative }) })
+      const parts = altering.tableOf(on)?.isPartitioned
+        ? { message: 'SHARE on its partitions' }
+        : {}
+      say({ ...lock, lasts: 'build', ...parts, ...(isExclusion ? {} : { alternative }) })
       const columns = columnsOf(constraint, column).join(', ')
       const message = isExclusion
         ? `refused if two rows conflict under ${name}`

@@ -1,3 +1,4 @@
+import type { Node } from 'libpg-query'
 import { adviseOnData, adviseOnObject } from './advice-objects.ts'
 import { adviseOnTable } from './advice-table.ts'
 import { type Lasting, type Lock, lockSentence, waitsOf } from './locks.ts'
@@ -85,7 +86,7 @@ export async function adviseOn(
       version,
       tableOf: (name) => present.tables.get(keyOf(name)),
       isInUse: (name) => present.tables.get(keyOf(name))?.origin.migration !== HERE,
-      say: (advice) => found.push(told(statement, advice)),
+      say: (advice) => found.push(told(statement, advice, present)),
     }
     adviseOnTable(situation)
     adviseOnObject(situation)
@@ -97,10 +98,17 @@ export async function adviseOn(
   return found.sort((a, b) => a.statement - b.statement || a.line - b.line)
 }
 
-function told({ index, line }: Statement, { on, message, ...advice }: Said): Advice {
+function told(
+  { index, line, node }: Statement,
+  { on, message, ...advice }: Said,
+  known: Known,
+): Advice {
   const { lock, lasts } = advice
   const table = on && shownName(on)
-  const sentence = lock && lasts && table ? lockSentence(lock, table, lasts) : undefined
+  const isAll =
+    on && known.tables.get(keyOf(on))?.isPartitioned && reachesPartitions(node, advice.rule)
+  const locked = isAll ? `${table} and its partitions` : table
+  const sentence = lock && lasts && locked ? lockSentence(lock, locked, lasts) : undefined
   const waits = lock && waitsOf(lock)
   return {
     statement: index,
@@ -111,6 +119,22 @@ function told({ index, line }: Statement, { on, message, ...advice }: Said): Adv
     message: [sentence, message].filter(Boolean).join('; '),
   }
 }
+
+/** Changes of a partitioned table that are its own. */
+const OF_PARENT = [
+  'row-security',
+  'change-owner',
+  'attach-partition',
+  'detach-partition',
+  'create-partition',
+  'change-policy',
+  'rename-table',
+  'add-unique',
+]
+
+/** Whether what is done to a partitioned table is done to its partitions, which are locked with it. */
+const reachesPartitions = (node: Node, rule: string): boolean =>
+  !OF_PARENT.includes(rule) && !('ReindexStmt' in node)
 
 /** A new value of an enum can be used once it is committed, unless its type is as new. */
 function adviseOnEnum({ statement, known, say }: Situation, added: Map<string, string>): void {

@@ -163,13 +163,12 @@ export function checkSnapshots(files: readonly MigrationFile[]): Finding[] {
   return found
 }
 
-/** What a database has, against what is in the files. */
+/** What a database has, against what is in the files of one source. */
 export function checkApplied(
   files: readonly MigrationFile[],
   applied: readonly AppliedMigration[],
 ): Finding[] {
   const byName = new Map(applied.map((each) => [each.name, each]))
-  const names = new Set(files.map(({ name }) => name))
   const newest = files.findLastIndex(({ name }) => byName.has(name))
   const found: Finding[] = []
   for (const [at, { name, sql }] of files.entries()) {
@@ -195,17 +194,24 @@ export function checkApplied(
       })
     }
   }
-  for (const { name } of applied) {
-    if (names.has(name)) continue
-    found.push({
+  return found
+}
+
+/** What a database has, and no folder. */
+export function checkMissing(
+  files: readonly MigrationFile[],
+  applied: readonly AppliedMigration[],
+): Finding[] {
+  const names = new Set(files.map(({ name }) => name))
+  return applied
+    .filter(({ name }) => !names.has(name))
+    .map(({ name }) => ({
       rule: 'applied-missing',
       severity: 'error',
       migration: name,
       message: 'was applied, and is in no folder',
       mend: 'bring the file back from version control',
-    })
-  }
-  return found
+    }))
 }
 
 /** Migrations that nothing undoes. */

@@ -1,5 +1,6 @@
 import type { Finding, MigrationFile, Severity } from './audit.ts'
 import { shownName } from './names.ts'
+import { textsOf } from './parse.ts'
 import type { Known, KnownFunction, Origin } from './replay.ts'
 
 /** What the migrations make in the end, whichever of them makes it. */
@@ -66,7 +67,7 @@ export function checkFinalState(known: Known, files: readonly MigrationFile[]): 
 export function linesOf(sql: string): number[] {
   const lines: number[] = []
   let at = 0
-  for (const text of sql.split('--> statement-breakpoint')) {
+  for (const text of textsOf(sql)) {
     lines.push(at)
     at += text.split('\n').length - 1
   }

@@ -3,7 +3,7 @@ import { type Advice, type AdviceOptions, adviseOn } from './advice.ts'
 import type { Finding, MigrationFile, Severity } from './audit.ts'
 import { linesOf } from './audit-state.ts'
 import { shownName } from './names.ts'
-import { commandsOf, readStatements, type Statement, valuesUnder } from './parse.ts'
+import { commandsOf, readStatements, type Statement, textsOf, valuesUnder } from './parse.ts'
 import { madeBy } from './targets.ts'
 
 /** What is wrong with the statements of one migration, each by itself. */
@@ -11,7 +11,7 @@ export async function checkStatements(
   { name, sql, isFolder }: MigrationFile,
   { isApplied, ...options }: AdviceOptions & { isApplied?: boolean },
 ): Promise<Finding[]> {
-  const texts = sql.split('--> statement-breakpoint')
+  const texts = textsOf(sql)
   const starts = linesOf(sql)
   const { statements, problems } = await readStatements(texts)
   const at = ({ index, line }: { index: number; line: number }) => ({

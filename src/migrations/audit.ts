@@ -1,10 +1,16 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { MigrationError } from '../errors.ts'
-import { checkApplied, checkDowns, checkNames, checkSnapshots } from './audit-files.ts'
+import {
+  checkApplied,
+  checkDowns,
+  checkMissing,
+  checkNames,
+  checkSnapshots,
+} from './audit-files.ts'
 import { checkFinalState } from './audit-state.ts'
 import { checkStatements } from './audit-statements.ts'
-import { readStatements } from './parse.ts'
+import { readStatements, textsOf } from './parse.ts'
 import { nothingKnown, replay } from './replay.ts'
 
 export type Severity = 'error' | 'warning' | 'info'
@@ -47,10 +53,12 @@ export interface AppliedMigration {
 }
 
 export interface AuditOptions {
-  /** Folders of migrations, each with one folder a migration, or with flat .sql files. */
+  /** Folders of migrations, in the order in which they run: one folder a migration, or flat .sql files. */
   folders?: readonly string[]
-  /** Migrations that are not in files, or that have been read already. */
-  sources?: readonly MigrationFile[]
+  /** The same, each under a name. */
+  sources?: readonly { readonly name: string; readonly folder: string }[]
+  /** Migrations that have been read already. */
+  files?: readonly MigrationFile[]
   /** What a database has applied; what that tells is left out without it. */
   applied?: readonly AppliedMigration[]
   /** The oldest major version of Postgres that the migrations are for. */
@@ -71,18 +79,24 @@ const ORDER: readonly Severity[] = ['error', 'warning', 'info']
 export async function audit({
   folders = [],
   sources = [],
+  files: given = [],
   applied,
   version,
   squawk,
 }: AuditOptions): Promise<Finding[]> {
-  const files = [...(await Promise.all(folders.map(readMigrationFiles))).flat(), ...sources]
+  const read = [
+    ...sources.map(({ name, folder }) => readMigrationFiles(folder, name)),
+    ...folders.map((folder) => readMigrationFiles(folder)),
+  ]
+  const files = [...(await Promise.all(read)).flat(), ...given]
   const known = nothingKnown()
   const findings: Finding[] = []
   for (const source of new Set(files.map((file) => file.source))) {
     const list = files.filter((file) => file.source === source)
     findings.push(...checkNames(list), ...checkSnapshots(list), ...checkDowns(list))
+    if (applied) findings.push(...checkApplied(list, applied))
   }
-  if (applied) findings.push(...checkApplied(files, applied))
+  if (applied) findings.push(...checkMissing(files, applied))
   const names = new Set(applied?.map(({ name }) => name))
   for (const file of files) {
     const options = {
@@ -105,22 +119,19 @@ export async function audit({
   )
 }
 
-const BREAKPOINT = '--> statement-breakpoint'
-
-/** The statements of a file, as breakpoints separate them. */
-export const textsOf = (sql: string): string[] => sql.split(BREAKPOINT)
-
 /**
  * The migrations of a folder, in the order in which they run: its folders with a migration.sql, or its
  * .sql files, with the downs that lie beside them under the usual names.
  *
  * @throws {MigrationError} for a folder that cannot be read.
  */
-export async function readMigrationFiles(folder: string): Promise<MigrationFile[]> {
+async function readMigrationFiles(
+  folder: string,
+  source = basename(folder),
+): Promise<MigrationFile[]> {
   const entries = await readdir(folder, { withFileTypes: true }).catch((error: Error) => {
     throw new MigrationError(`${folder} cannot be read: ${error.message}`)
   })
-  const source = basename(folder)
   const names = (isWanted: (entry: (typeof entries)[number]) => boolean) =>
     entries.filter(isWanted).map(({ name }) => name)
   const found: MigrationFile[] = []

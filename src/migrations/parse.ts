@@ -2,7 +2,7 @@ import type { AlterTableCmd, Node, ParseResult, ScanResult, SqlError } from 'lib
 import { MigrationError } from '../errors.ts'
 
 /** What a comment above a statement asks of the migrator. */
-export type Directive = 'concurrently' | 'step'
+type Directive = 'concurrently' | 'step'
 
 /** One SQL statement of a migration. */
 export interface Statement {
@@ -27,8 +27,11 @@ export interface SyntaxProblem {
   readonly message: string
 }
 
+/** The statements of a file, as breakpoints separate them. */
+export const textsOf = (sql: string): string[] => sql.split('--> statement-breakpoint')
+
 /** What a token is: where it begins and ends, in bytes, and how it is written. */
-export type Token = ScanResult['tokens'][number]
+type Token = ScanResult['tokens'][number]
 
 interface Parser {
   parse(sql: string): ParseResult

@@ -14,13 +14,13 @@ export interface Origin {
   readonly line: number
 }
 
-export interface KnownColumn {
+interface KnownColumn {
   type: ColumnType
   isNotNull: boolean
   origin: Origin
 }
 
-export interface KnownConstraint {
+interface KnownConstraint {
   kind: 'primary' | 'unique' | 'exclude' | 'foreign' | 'check'
   columns: string[]
   isValid: boolean
@@ -242,7 +242,7 @@ function addConstraint(
 }
 
 /** The column of a `check (column is not null)`. */
-export function notNullColumn({ raw_expr: check }: Constraint): string | undefined {
+function notNullColumn({ raw_expr: check }: Constraint): string | undefined {
   if (!check || !('NullTest' in check) || check.NullTest.nulltesttype !== 'IS_NOT_NULL') return
   const { arg } = check.NullTest
   return arg && 'ColumnRef' in arg ? stringsOf(arg.ColumnRef.fields).at(-1) : undefined

@@ -40,7 +40,7 @@ const migration = (sql: string, more: Partial<MigrationFile> = {}): MigrationFil
 
 const rulesOf = async (options: AuditOptions) =>
   (await audit({ squawk: false, ...options })).map(({ rule }) => rule)
-const rulesIn = (...sources: MigrationFile[]) => rulesOf({ sources })
+const rulesIn = (...files: MigrationFile[]) => rulesOf({ files })
 const statements = (...texts: string[]) => texts.join('\n--> statement-breakpoint\n')
 
 const GUARDED = [
@@ -120,11 +120,19 @@ describe('against what is applied', () => {
     checksum: createHash('sha256').update(sql).digest('hex'),
   }))
   const applied = (...entries: ({ name: string; checksum?: string } | undefined)[]) =>
-    rulesOf({ sources: files, applied: entries.flatMap((each) => (each ? [each] : [])) })
+    rulesOf({ files, applied: entries.flatMap((each) => (each ? [each] : [])) })
 
   test('all of it', async () => expect(await applied(a, b, c)).toEqual([]))
   test('the newest is still to come', async () =>
     expect(await applied(a, b)).toEqual(['applied-never']))
+  test('of another source says nothing of this one', async () => {
+    const other = migration('select 9', { name: '20260101000009_z', source: 'other' })
+    const rules = await rulesOf({
+      files: [...files, other],
+      applied: [...(a ? [a] : []), { name: other.name }],
+    })
+    expect(rules).toEqual(['applied-never', 'applied-never'])
+  })
   test('one in between was left out', async () =>
     expect(await applied(a, c)).toEqual(['applied-late']))
   test('one was edited', async () =>
@@ -134,7 +142,7 @@ describe('against what is applied', () => {
   test('says nothing of locks that were taken long ago', async () => {
     const file = migration('truncate a.t')
     expect(await rulesIn(file)).toContain('truncate')
-    expect(await rulesOf({ sources: [file], applied: [{ name: file.name }] })).not.toContain(
+    expect(await rulesOf({ files: [file], applied: [{ name: file.name }] })).not.toContain(
       'truncate',
     )
   })
@@ -224,7 +232,7 @@ describe('what statements have', () => {
 
   test('a statement that cannot be repeated is worse where no transaction undoes it', async () => {
     const find = async (sql: string) =>
-      (await audit({ squawk: false, sources: [migration(sql)] })).filter(
+      (await audit({ squawk: false, files: [migration(sql)] })).filter(
         ({ rule }) => rule === 'not-repeatable',
       )
     const one = 'alter table a.t add column c int'
@@ -237,13 +245,13 @@ describe('what statements have', () => {
   })
 
   test('a secret is not repeated by the finding', async () => {
-    const found = await audit({ sources: [migration(`alter role r password 'hunter2!'`)] })
+    const found = await audit({ files: [migration(`alter role r password 'hunter2!'`)] })
     expect(JSON.stringify(found)).not.toContain('hunter2')
   })
 
   test('the line is the file’s', async () => {
     const sql = statements('select 1;\n', '-- a comment\n\nselect 2;', '\ntruncate a.t')
-    const found = await audit({ squawk: false, sources: [migration(sql)] })
+    const found = await audit({ squawk: false, files: [migration(sql)] })
     const line = sql.split('\n').indexOf('truncate a.t') + 1
     expect(found).toMatchObject([{ rule: 'truncate', line, statement: 2 }])
   })
@@ -427,6 +435,7 @@ describe('a folder', () => {
     const rules = await rulesOf({ folders: [folder] })
     expect(rules).toEqual(expect.arrayContaining(['snapshot-parent', 'truncate', 'down-missing']))
     expect(rules.filter((rule) => rule === 'down-missing')).toHaveLength(1)
+    expect(await rulesOf({ sources: [{ name: 'app', folder }] }), 'under a name').toEqual(rules)
   })
 
   test('of flat files is read in the order of their numbers, with their downs', async () => {
@@ -470,7 +479,7 @@ describe('the report', () => {
   test('has the worst first, in Markdown', async () => {
     const found = await audit({
       squawk: false,
-      sources: [migration(statements('truncate a."x|y"', 'create tabel'))],
+      files: [migration(statements('truncate a."x|y"', 'create tabel'))],
     })
     const report = formatAudit(found, 'markdown')
     expect(report).toContain('1 error, 1 warning, 0 notes.')
@@ -483,7 +492,7 @@ describe('the report', () => {
   })
 
   test('is what it is made of, in JSON', async () => {
-    const found = await audit({ squawk: false, sources: [migration('truncate a.t')] })
+    const found = await audit({ squawk: false, files: [migration('truncate a.t')] })
     expect(JSON.parse(formatAudit(found, 'json'))).toEqual(found)
   })
 })
