@@ -13,6 +13,11 @@ export class InterruptedError extends PlinthError {
   override readonly name = 'InterruptedError'
 }
 
+/** What was to be checked is not so. The command has said what it found. */
+export class FailedCheck extends PlinthError {
+  override readonly name = 'FailedCheck'
+}
+
 /** 0 success, 1 failure, 2 wrong input, 130 interrupted. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
@@ -22,6 +27,7 @@ export function exitCodeOf(error: unknown): number {
 
 /** Says what went wrong: in one line where plinth knows, whole where it does not. */
 export function tell(error: unknown): void {
+  if (error instanceof FailedCheck) return
   const text =
     error instanceof PlinthError
       ? error.message

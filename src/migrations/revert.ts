@@ -4,7 +4,7 @@ import { checkInteger } from '../validation.ts'
 import { migrate } from './apply.ts'
 import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
 import { readLedger } from './ledger.ts'
-import { countLosses, type DataLoss, lossesOf } from './losses.ts'
+import { countLosses, type Loss, lossesOf } from './losses.ts'
 import { isConcurrent, type RunOptions, runMigration } from './run.ts'
 import { type PlannedMigration, scriptOf } from './script.ts'
 import { checkStates, compareWithLedger, type MigrationsOptions } from './status.ts'
@@ -23,14 +23,17 @@ export interface RevertOptions extends MigrationsOptions, RunOptions {
 /** What `to` is called when no migration stays. */
 const NOTHING = 'nothing'
 
-/** How many there are, counted in the database. */
-export type CountedLoss = DataLoss & { rows: number }
+/** Something that would be lost, such as `column app.posts.title`, and how many rows or values of it there are. */
+export interface RevertLoss {
+  name: string
+  rows: number
+}
 
 export interface PlannedRevert {
   /** In the order in which they are reverted. */
   migrations: PlannedMigration[]
   /** What would be lost, with how many rows; only what has any. */
-  losses: CountedLoss[]
+  losses: RevertLoss[]
 }
 
 /**
@@ -127,7 +130,7 @@ async function revertible(db: Database, options: RevertOptions): Promise<Migrati
   return due.reverse()
 }
 
-async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<CountedLoss[]> {
+async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<RevertLoss[]> {
   const statements = due.flatMap(({ down = [] }) =>
     down.flatMap((step) =>
       step.kind === 'transaction'
@@ -137,6 +140,10 @@ async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<Cou
           : [],
     ),
   )
-  const losses = await countLosses(db, await lossesOf(statements))
-  return losses.filter(({ rows }) => rows > 0)
+  const counted = await countLosses(db, await lossesOf(statements))
+  const losses = new Map(counted.map((loss) => [titleOf(loss), loss.count]))
+  return [...losses].flatMap(([name, rows]) => (rows > 0 ? [{ name, rows }] : []))
 }
+
+const titleOf = ({ kind, schema, table, name, column }: Loss): string =>
+  [kind, [schema, ...(column ? [table, column] : [name])].filter(Boolean).join('.')].join(' ')

@@ -66,6 +66,22 @@ async function onServer(admin: string, owner: string | undefined, maxConnections
   return { url, db, close }
 }
 
+/** An empty database of the embedded kind, also where there is a server. */
+export async function makePglite(): Promise<Database> {
+  const scratch = await onPglite()
+  scratches.push(scratch)
+  return scratch.db
+}
+
+/** An empty database of the server, with a superuser's rights; undefined without a server. */
+export const makeServerDatabase = async (): Promise<Database | undefined> =>
+  adminUrl ? (await makeScratch({ maxConnections: 1 })).db : undefined
+
+/** Runs statements one after the other. */
+export async function runAll(db: Database, statements: readonly string[]): Promise<void> {
+  for (const statement of statements) await db.execute(sql.raw(statement))
+}
+
 const folders: string[] = []
 
 export interface WrittenMigration {
