@@ -88,6 +88,7 @@ export async function parseStatements(texts: readonly string[]): Promise<Stateme
 }
 
 function statementsOf(parser: Parser, text: string, index: number): Statement[] {
+  if (text.trim() === '') return []
   const bytes = Buffer.from(text)
   const tokens = parser.scan(text)
   const found: Statement[] = []

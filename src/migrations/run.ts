@@ -14,7 +14,7 @@ import {
 import { runDataMigration } from './data.ts'
 import type { Migration } from './folder.ts'
 import * as ledger from './ledger.ts'
-import { readIndexTarget, type Step } from './statements.ts'
+import type { IndexTarget, Step } from './statements.ts'
 
 export type Direction = 'up' | 'down'
 
@@ -110,7 +110,7 @@ export async function runMigration(
       const run = { migration, direction, at, isLast }
       if (step.kind === 'data') isMine = await runDataStep(db, step.module, run, options)
       else if (step.kind === 'outside' && concurrent)
-        isMine = await runOutside(db, step.statement, run, options)
+        isMine = await runOutside(db, step, run, options)
       else isMine = await runInside(db, step, run, options)
     }
     return isMine
@@ -295,7 +295,12 @@ async function retry<T>(
 }
 
 /** A step outside of a transaction: what it left half done is cleared first, and what it has done is kept. */
-function runOutside(db: Database, statement: string, run: Run, options: Settled): Promise<boolean> {
+function runOutside(
+  db: Database,
+  { statement, target }: Extract<Step, { kind: 'outside' }>,
+  run: Run,
+  options: Settled,
+): Promise<boolean> {
   const { name } = run.migration
   return withSession(db, (session) =>
     retry(options.maxWaitMs, options.say, async () => {
@@ -306,12 +311,12 @@ function runOutside(db: Database, statement: string, run: Run, options: Settled)
         await applySettings(session, 0, false)
         const row = await ledger.findRow(session, name)
         if (!row?.isStarted) await ledger.recordStepStarted(session, name)
-        if (!row?.isStarted || !(await clearHalfDone(session, statement, options))) {
+        if (!row?.isStarted || !(await clearHalfDone(session, target, options))) {
           await located(placeOf(run, ''), () =>
             mapErrors(() => session.execute(sql.raw(statement))),
           ).catch(async (error) => {
             // An index that could not be built is of no use, and slows every write.
-            await clearHalfDone(session, statement, options).catch(() => {})
+            await clearHalfDone(session, target, options).catch(() => {})
             throw error
           })
         }
@@ -326,10 +331,9 @@ function runOutside(db: Database, statement: string, run: Run, options: Settled)
 /** Drops an index that is not valid. Returns whether the statement has been done already. */
 async function clearHalfDone(
   session: Database,
-  statement: string,
+  target: IndexTarget | undefined,
   { say }: Settled,
 ): Promise<boolean> {
-  const target = await readIndexTarget(statement)
   if (!target) {
     await dropInvalid(session, sql`c.relname ~ '_cc(new|old)[0-9]*$'`)
     return false

@@ -2,10 +2,10 @@ import { sql } from 'drizzle-orm'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Database } from '../../src/database.ts'
+import { catalogOf } from '../../src/migrations/catalog.ts'
 import { harden } from '../../src/migrations/harden.ts'
 import { parseStatements } from '../../src/migrations/parse.ts'
 import { knownAfter } from '../../src/migrations/replay.ts'
-import { catalogOf } from '../support/catalog.ts'
 import { makePglite, makeServerDatabase, runAll } from '../support/scratch.ts'
 
 /** What migrations before have made, with rows. */

@@ -13,17 +13,41 @@ interface BaselineCommandOptions extends SharedOptions {
 }
 
 export function baselineCommand(): Command {
-  return migrationCommand('baseline', 'adopt a database that has its tables already: record migrations without running them')
+  return migrationCommand(
+    'baseline',
+    'adopt a database that has its tables already: record migrations without running them',
+  )
     .option('--to <migration>', 'the last one that the database has (default: the last of all)')
-    .addOption(new Option('--legacy-table <schema.table>', 'import the history of the version table of the system before'))
-    .addOption(new Option('--legacy-files <path>', 'import a history from a folder of SQL files, or a list of names').conflicts('legacyTable'))
-    .option('--scratch-url <postgres-url>', 'where to make the database to compare with (default: beside this one)')
-    .option('--ignore <pattern>', 'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated', list)
+    .addOption(
+      new Option(
+        '--legacy-table <schema.table>',
+        'import the history of the version table of the system before',
+      ),
+    )
+    .addOption(
+      new Option(
+        '--legacy-files <path>',
+        'import a history from a folder of SQL files, or a list of names',
+      ).conflicts('legacyTable'),
+    )
+    .option(
+      '--scratch-url <postgres-url>',
+      'where to make the database to compare with (default: beside this one)',
+    )
+    .option(
+      '--ignore <pattern>',
+      'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated',
+      list,
+    )
     .action(async (options: BaselineCommandOptions) => {
       const { to, scratchUrl, ignore = [], legacyTable, legacyFiles, json = false } = options
       await withMigrations(options, async ({ db, sources, url, ui }) => {
         ui.doing('comparing the database with what the migrations make')
-        const legacy = legacyTable ? { table: legacyTable } : legacyFiles ? { files: legacyFiles } : undefined
+        const legacy = legacyTable
+          ? { table: legacyTable }
+          : legacyFiles
+            ? { files: legacyFiles }
+            : undefined
         const result = await baseline(db, {
           sources,
           ignore,
@@ -36,8 +60,12 @@ export function baselineCommand(): Command {
         for (const name of imported) ui.done(`imported ${name}`)
         for (const name of recorded) ui.done(`recorded ${name}`)
         if (json) print(JSON.stringify(result))
-        else if (verification.equal) print(`${recorded.length} recorded, ${imported.length} imported`)
-        else print(`nothing was recorded: the database is not what the migrations make\n\n${formatDifferences(verification)}`)
+        else if (verification.equal)
+          print(`${recorded.length} recorded, ${imported.length} imported`)
+        else
+          print(
+            `nothing was recorded: the database is not what the migrations make\n\n${formatDifferences(verification)}`,
+          )
         if (!verification.equal) throw new FailedCheck()
       })
     })

@@ -65,7 +65,10 @@ export function toCommand(): Command {
         if (dryRun) {
           const { migrations, losses } = await planRevert(db, { ...all, to })
           const ups = to === 'nothing' ? [] : await planMigrate(db, { ...all, to })
-          if (json) return print(JSON.stringify({ dryRun: true, migrations: [...migrations, ...ups], losses }))
+          if (json)
+            return print(
+              JSON.stringify({ dryRun: true, migrations: [...migrations, ...ups], losses }),
+            )
           for (const line of lossText(losses)) print(line)
           return printScripts([...migrations, ...ups], false)
         }

@@ -1,7 +1,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { Connection } from '../../database.ts'
-import { loadConfig, type ProjectConfig, sourcesOf } from '../../migrations/project.ts'
 import type { MigrationSource } from '../../migrations/folder.ts'
+import { loadConfig, type ProjectConfig, sourcesOf } from '../../migrations/project.ts'
 import type { MigrationProgress } from '../../migrations/run.ts'
 import type { PlannedMigration } from '../../migrations/script.ts'
 import { type TargetOptions, targetOptions, withDatabase } from '../connection.ts'
@@ -20,13 +20,17 @@ export function migrationCommand(name: string, description: string): Command {
 }
 
 export const configOption = () =>
-  new Option('--config <file>', 'the project’s drizzle config (default: drizzle.config.ts, if there is one)')
+  new Option(
+    '--config <file>',
+    'the project’s drizzle config (default: drizzle.config.ts, if there is one)',
+  )
 
 export const list = (value: string, before: string[] = []): string[] => [...before, value]
 
 export const milliseconds = (text: string): number => {
   const value = Number(text)
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('write whole milliseconds.')
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError('write whole milliseconds.')
   return value
 }
 
@@ -38,9 +42,18 @@ export interface RunCommandOptions extends SharedOptions {
 
 /** The options of what changes the database. */
 export const runOptions = () => [
-  new Option('--accept <migration>', 'go on though this one was edited, renamed, removed or merged late; may be repeated').argParser(list),
-  new Option('--lock-timeout <ms>', 'how long a statement waits for a table before it makes way (default: 750)').argParser(milliseconds),
-  new Option('--max-wait <ms>', 'how long one migration goes on trying (default: 600000)').argParser(milliseconds),
+  new Option(
+    '--accept <migration>',
+    'go on though this one was edited, renamed, removed or merged late; may be repeated',
+  ).argParser(list),
+  new Option(
+    '--lock-timeout <ms>',
+    'how long a statement waits for a table before it makes way (default: 750)',
+  ).argParser(milliseconds),
+  new Option(
+    '--max-wait <ms>',
+    'how long one migration goes on trying (default: 600000)',
+  ).argParser(milliseconds),
 ]
 
 export interface MigrationContext {
@@ -60,10 +73,11 @@ export async function withMigrations<T>(
   const config = await loadConfig({ cwd: process.cwd(), ...only(options.config) })
   const url = options.data === undefined ? (options.url ?? config?.url) : undefined
   const ui = progress(options.json === true)
-  const target = { ...(options.data === undefined ? {} : { data: options.data }), ...(url ? { url } : {}) }
-  return withDatabase(target, ui, (db) =>
-    work({ db, sources: sourcesOf(config), config, url, ui }),
-  )
+  const target = {
+    ...(options.data === undefined ? {} : { data: options.data }),
+    ...(url ? { url } : {}),
+  }
+  return withDatabase(target, ui, (db) => work({ db, sources: sourcesOf(config), config, url, ui }))
 }
 
 const only = (config: string | undefined) => (config === undefined ? {} : { config })
@@ -80,5 +94,6 @@ export const runOf = ({ accept = [], lockTimeout, maxWait }: RunCommandOptions, 
 export function printScripts(migrations: readonly PlannedMigration[], json: boolean): void {
   if (json) return print(JSON.stringify({ dryRun: true, migrations }))
   if (migrations.length === 0) return print('-- nothing to do')
-  for (const { name, direction, script } of migrations) print(`-- ${name}, ${direction}\n${script}\n`)
+  for (const { name, direction, script } of migrations)
+    print(`-- ${name}, ${direction}\n${script}\n`)
 }

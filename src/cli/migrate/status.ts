@@ -1,7 +1,11 @@
 import Table from 'cli-table3'
 import type { Command } from 'commander'
 import pc from 'picocolors'
-import { type MigrationState, type MigrationStatus, migrationStatus } from '../../migrations/status.ts'
+import {
+  type MigrationState,
+  type MigrationStatus,
+  migrationStatus,
+} from '../../migrations/status.ts'
 import { FailedCheck, print, printable } from '../terminal.ts'
 import { migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
 
@@ -12,14 +16,19 @@ interface StatusOptions extends SharedOptions {
 const FINE: readonly MigrationState[] = ['applied', 'imported', 'retired', 'running']
 
 export function statusCommand(): Command {
-  return migrationCommand('status', 'list every migration, with who applied it, when, and how long it took')
+  return migrationCommand(
+    'status',
+    'list every migration, with who applied it, when, and how long it took',
+  )
     .option('--check', 'exit with 1 also if one is pending')
     .action(async (options: StatusOptions) => {
       const { check = false, json = false } = options
       await withMigrations(options, async ({ db, sources }) => {
         const statuses = await migrationStatus(db, { sources })
         print(json ? JSON.stringify({ migrations: statuses }) : formatStatus(statuses))
-        const wrong = statuses.filter(({ state }) => !FINE.includes(state) && (check || state !== 'pending'))
+        const wrong = statuses.filter(
+          ({ state }) => !FINE.includes(state) && (check || state !== 'pending'),
+        )
         if (wrong.length > 0) throw new FailedCheck()
       })
     })
@@ -43,7 +52,8 @@ function formatStatus(statuses: readonly MigrationStatus[]): string {
   for (const [at, status] of statuses.entries()) {
     const { name, source, state, appliedAt, appliedBy, durationMs, step, steps } = status
     const colour = COLOURS[state] ?? pc.red
-    const part = state === 'failed' || state === 'reverting' ? ` (step ${step} of ${steps} done)` : ''
+    const part =
+      state === 'failed' || state === 'reverting' ? ` (step ${step} of ${steps} done)` : ''
     table.push([
       at + 1,
       printable(name),
@@ -73,4 +83,8 @@ function summary(statuses: readonly MigrationStatus[]): string {
 }
 
 const duration = (ms: number) =>
-  ms < 1_000 ? `${Math.round(ms)} ms` : ms < 60_000 ? `${(ms / 1_000).toFixed(1)} s` : `${(ms / 60_000).toFixed(1)} min`
+  ms < 1_000
+    ? `${Math.round(ms)} ms`
+    : ms < 60_000
+      ? `${(ms / 1_000).toFixed(1)} s`
+      : `${(ms / 60_000).toFixed(1)} min`

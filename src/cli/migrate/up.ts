@@ -18,7 +18,10 @@ interface UpOptions extends RunCommandOptions {
 
 export function upCommand(): Command {
   const command = migrationCommand('up', 'apply the migrations that the database does not have yet')
-    .option('--to <migration>', 'the last one to apply: its name, the beginning of it, or its number')
+    .option(
+      '--to <migration>',
+      'the last one to apply: its name, the beginning of it, or its number',
+    )
     .option('--dry-run', 'print the SQL that would run, and change nothing')
     .action(async (options: UpOptions) => {
       const { to, dryRun = false, json = false } = options
