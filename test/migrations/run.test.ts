@@ -2,12 +2,20 @@ import { readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import pg from 'pg'
 import { describe, expect, test } from 'vitest'
 import { connect, type Database, rowsOf } from '../../src/database.ts'
-import { ForbiddenError, LockError, MigrationError, MigrationStateError } from '../../src/errors.ts'
+import {
+  DataLossError,
+  ForbiddenError,
+  LockError,
+  MigrationError,
+  MigrationStateError,
+} from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import type { MigrationSource } from '../../src/migrations/folder.ts'
-import { migrateTo, revert } from '../../src/migrations/revert.ts'
+import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
 import type { MigrationProgress } from '../../src/migrations/run.ts'
 import { planMigrate } from '../../src/migrations/script.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
@@ -305,7 +313,72 @@ describe('revert', () => {
   })
 })
 
+describe('data that would be lost', () => {
+  const source = () => makeSource({ first: table, second: column })
+
+  test('is counted, named, and lost only when that is allowed', async () => {
+    const { db } = await makeScratch()
+    const sources = [await source()]
+    await migrate(db, { sources })
+    await db.execute(sql`insert into public.a values (1, 1, 'x'), (2, 2, null), (3, 3, 'z')`)
+    const refused = revert(db, { sources, to: 'nothing' })
+    await expect(refused).rejects.toThrow(DataLossError)
+    await expect(refused).rejects.toMatchObject({
+      losses: [
+        { name: 'column public.a.t', rows: 2 },
+        { name: 'table public.a', rows: 3 },
+      ],
+    })
+    expect(await count(db, 'public.a')).toBe(3)
+    const { losses, migrations } = await planRevert(db, { sources })
+    expect(losses).toEqual([{ name: 'column public.a.t', rows: 2 }])
+    expect(migrations).toMatchObject([{ name: second, direction: 'down' }])
+    expect(await revert(db, { sources, allowDataLoss: true })).toEqual([second])
+    await db.execute(sql`delete from public.a`)
+    expect(await revert(db, { sources })).toEqual([first])
+  })
+})
+
 describe.skipIf(!adminUrl)('on a server', () => {
+  test('a dry run prints exactly what then runs', async () => {
+    const { url } = await makeScratch()
+    const source = await makeSource({
+      first: table,
+      second: `${column.up}
+--> statement-breakpoint
+-- plinth: concurrently
+create index a_n_idx on public.a (n);
+--> statement-breakpoint
+insert into public.a values (1, 2, 'three');`,
+    })
+    const queries: string[] = []
+    const client = new pg.Pool({ connectionString: url, max: 2 })
+    client.on('connect', (one) => {
+      const send = one.query.bind(one) as (...args: unknown[]) => unknown
+      const query = (text: string | { text: string }, ...rest: unknown[]) => {
+        queries.push(typeof text === 'string' ? text : text.text)
+        return send(text, ...rest)
+      }
+      Object.assign(one, { query })
+    })
+    const db = drizzle({ client })
+    const scripts = (await planned(db, source)).map(({ script }) => script).join('\n')
+    queries.length = 0
+    await migrate(db, { sources: [source] })
+    await client.end()
+    const bare = (text: string) => text.replace(/;$/, '').trim()
+    const printed = scripts
+      .split('\n')
+      .filter((line) => !/^(--|set |begin;|commit;)/.test(line))
+      .map(bare)
+    expect(queries.map(bare).filter((query) => printed.includes(query))).toEqual(printed)
+    expect(printed).toHaveLength(4)
+    // The rest is of the ledger: no other statement touches anything else.
+    const rest = queries.filter((query) => !printed.includes(bare(query)))
+    const bookkeeping = /drizzle|^select |^(begin|commit|savepoint sp1|release savepoint sp1)$/i
+    expect(rest.filter((query) => !bookkeeping.test(query))).toEqual([])
+  })
+
   test('builds an index beside writers, and goes on after a failure of it', async () => {
     const { db } = await makeScratch()
     const source = await makeSource({
