@@ -61,7 +61,7 @@ export function adviseOnConstraint(
       }
       const alternative = 'CREATE UNIQUE INDEX CONCURRENTLY, then ADD CONSTRAINT … USING INDEX'
       const parts = altering.tableOf(on)?.isPartitioned
-        ? { message: 'SHARE on its partitions' }
+        ? { message: 'SHARE on its partitions, from Postgres 18 on ACCESS EXCLUSIVE' }
         : {}
       say({ ...lock, lasts: 'build', ...parts, ...(isExclusion ? {} : { alternative }) })
       const columns = columnsOf(constraint, column).join(', ')

@@ -1,6 +1,7 @@
 import type { AlterTableType, Node } from 'libpg-query'
 import { keyOf, nameOf, stringsOf } from './names.ts'
 import { commandsOf, type Statement, valuesUnder, wordsOf } from './parse.ts'
+import { madeBy } from './targets.ts'
 
 /** A statement that is put behind others. Where it says nothing of itself, all that follows stays behind it. */
 export interface Late {
@@ -60,9 +61,7 @@ export function needs({ node }: Statement, late: Late): boolean {
   if (OPAQUE.includes(kind)) return true
   if ([...valuesUnder(node, 'behavior')].includes('DROP_CASCADE')) return true
   const words = wordsOf(node)
-  if (late.statements) {
-    return late.statements.some((each) => [...wordsOf(each.node)].some((word) => words.has(word)))
-  }
+  if (late.statements) return late.statements.some((each) => meets(node, each.node))
   const { table, names = [], uses } = late
   if (table === undefined) return true
   if ('CreateFunctionStmt' in node) {
@@ -83,6 +82,20 @@ export function needs({ node }: Statement, late: Late): boolean {
         def !== undefined &&
         'Constraint' in def &&
         ['CONSTR_CHECK', 'CONSTR_FOREIGN'].includes(def.Constraint.contype ?? '')),
+  )
+}
+
+/** Whether one of two statements makes or changes what the other one speaks of. */
+function meets(later: Node, earlier: Node): boolean {
+  if (OPAQUE.includes(kindOf(earlier))) return true
+  const [words, theirs] = [wordsOf(later), wordsOf(earlier)]
+  const changed = madeBy(later).map(({ name }) => name)
+  // A function, or something else that is not found by its name alone.
+  if ('DropStmt' in later && changed.length === 0) return true
+  const made = [...madeBy(earlier).map(({ name }) => name), ...valuesUnder(earlier, 'newname')]
+  return (
+    changed.some((name) => theirs.has(name)) ||
+    made.some((name) => typeof name === 'string' && words.has(name))
   )
 }
 

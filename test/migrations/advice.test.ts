@@ -52,6 +52,10 @@ const advise = (...texts: string[]) => adviseOn(texts, { known, squawk: false })
 const server = await makeServerDatabase()
 if (server) await runAll(server, [...SETUP, ...ROWS])
 
+const [version] = server
+  ? await rowsOf<{ server_version_num: string }>(server, sql`show server_version_num`)
+  : []
+const isNewer = Number(version?.server_version_num) >= 180_000
 const PARTITIONS = ['m.logs_1', 'm.logs_rest']
 
 /** Of some advice, by table, the strongest of the locks that it says, and whether one takes long. */
@@ -65,7 +69,10 @@ function locksOf(advice: readonly Advice[]) {
     })),
     ...PARTITIONS.filter(() => each.message.includes('SHARE on its partitions')).map((table) => ({
       ...each,
-      lock: 'SHARE' as const,
+      lock:
+        isNewer && each.message.includes('from Postgres 18')
+          ? ('ACCESS EXCLUSIVE' as const)
+          : ('SHARE' as const),
       table,
     })),
   ])
@@ -141,6 +148,7 @@ const STATEMENTS = [
   'alter table m.logs add constraint c check (id > 0)',
   'alter table m.logs add constraint c check (id > 0) not valid',
   'alter table m.logs add constraint k primary key (id, at)',
+  'alter table m.logs add constraint k unique (id, at)',
   'alter table m.logs add constraint f foreign key (id) references m.parents (id)',
   'alter table m.logs enable row level security',
   'alter table m.logs owner to current_user',

@@ -271,6 +271,16 @@ describe('harden', () => {
     ])
   })
 
+  test('builds an index with the functions that were there, and not with what they become', async () => {
+    const texts = [
+      'create index i on m.rows (m.plain(name))',
+      'create or replace function m.plain(t text) returns text language sql immutable as $$ select lower(t) $$',
+      'create function m.other() returns int language sql as $$ select 1 $$',
+    ]
+    const [index, replaced, other] = texts
+    expect(await hardened(...texts)).toEqual([other, `${CONCURRENTLY}\n${index}`, replaced])
+  })
+
   test('validates in a step of its own', async () => {
     expect(
       await hardened(
