@@ -76,7 +76,7 @@ async function prepare(
   migrations: readonly Migration[],
   accepted: readonly MigrationStatus[],
 ) {
-  const options = { lockTimeoutMs, maxWaitMs, say: () => {} }
+  const options = { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource }
   await inTurn(db, options, async (tx) => {
     await ledger.ensureLedger(tx, sources)
     const { rows, drizzle } = await ledger.readLedger(tx, sources)

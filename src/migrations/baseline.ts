@@ -69,26 +69,30 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
   })
   if (!verification.equal) return { recorded: [], imported: [], verification }
 
-  await inTurn(db, { lockTimeoutMs, maxWaitMs, say: () => {} }, async (tx) => {
-    await ledger.ensureLedger(tx, sources)
-    const { user } = only(
-      await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
-    )
-    for (const migration of due) {
-      const { name, source, checksum, content, steps } = migration
-      const row = { name, source: source.name, checksum, content, steps: steps.length }
-      await ledger.recordKnown(tx, {
-        ...row,
-        status: 'applied',
-        appliedAt: new Date(),
-        appliedBy: user,
-      })
-      await ledger.recordInDrizzle(tx, migration)
-    }
-    for (const one of history) {
-      await ledger.recordKnown(tx, { ...one, source: 'before plinth', status: 'imported' })
-    }
-  })
+  await inTurn(
+    db,
+    { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource },
+    async (tx) => {
+      await ledger.ensureLedger(tx, sources)
+      const { user } = only(
+        await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
+      )
+      for (const migration of due) {
+        const { name, source, checksum, content, steps } = migration
+        const row = { name, source: source.name, checksum, content, steps: steps.length }
+        await ledger.recordKnown(tx, {
+          ...row,
+          status: 'applied',
+          appliedAt: new Date(),
+          appliedBy: user,
+        })
+        await ledger.recordInDrizzle(tx, migration)
+      }
+      for (const one of history) {
+        await ledger.recordKnown(tx, { ...one, source: 'before plinth', status: 'imported' })
+      }
+    },
+  )
   return {
     recorded: due.map(({ name }) => name),
     imported: history.map(({ name }) => name),

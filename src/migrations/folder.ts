@@ -15,12 +15,19 @@ export interface MigrationSource {
   table?: string
   /** Its schema. */
   schema?: string
+  /** Where unqualified names are looked for; as the login has it unless said. */
+  searchPath?: string
 }
 
 /** Where the package's own migrations are, whatever the working directory is. */
 export const migrationsFolder = fileURLToPath(new URL('../../drizzle', import.meta.url))
 
-export const plinthSource: MigrationSource = { name: 'plinth', folder: migrationsFolder }
+export const plinthSource: MigrationSource = {
+  name: 'plinth',
+  folder: migrationsFolder,
+  // A migration that leaves a name unqualified fails here, and not at somebody's search_path.
+  searchPath: '',
+}
 
 export interface Migration {
   /** Of its folder: `20261121024851_init`. */

@@ -49,10 +49,10 @@ export async function planRevert(
   const concurrent = await isConcurrent(db)
   const { lockTimeoutMs } = options
   return {
-    migrations: due.map(({ name, down = [] }) => ({
+    migrations: due.map(({ name, source, down = [] }) => ({
       name,
       direction: 'down',
-      script: scriptOf(down, { lockTimeoutMs, concurrent }),
+      script: scriptOf(source, down, { lockTimeoutMs, concurrent }),
     })),
     losses: await lossesOfAll(db, due),
   }

@@ -12,7 +12,7 @@ import {
   toPlinthError,
 } from '../errors.ts'
 import { runDataMigration } from './data.ts'
-import type { Migration } from './folder.ts'
+import type { Migration, MigrationSource } from './folder.ts'
 import * as ledger from './ledger.ts'
 import type { IndexTarget, Step } from './statements.ts'
 
@@ -40,7 +40,10 @@ export interface RunOptions {
   onProgress?: (progress: MigrationProgress) => void
 }
 
-export type Settled = Required<Omit<RunOptions, 'onProgress'>> & { say: (doing: string) => void }
+export type Settled = Required<Omit<RunOptions, 'onProgress'>> & {
+  say: (doing: string) => void
+  source: Pick<MigrationSource, 'searchPath'>
+}
 
 const FIRST_PAUSE_MS = 50
 const LONGEST_PAUSE_MS = 2_000
@@ -48,9 +51,11 @@ const LONGEST_PAUSE_MS = 2_000
 const LEAST_WAIT = 0.2
 
 /** The settings of a step, and of the statements that `--dry-run` prints. */
-export const settingsOf = (lockTimeoutMs: number): Readonly<Record<string, string>> => ({
-  // A migration that leaves a name unqualified fails here, and not at somebody's search_path.
-  search_path: '',
+export const settingsOf = (
+  lockTimeoutMs: number,
+  { searchPath }: Pick<MigrationSource, 'searchPath'>,
+): Readonly<Record<string, string>> => ({
+  ...(searchPath === undefined ? {} : { search_path: searchPath }),
   // It takes as long as it takes.
   statement_timeout: '0',
   idle_in_transaction_session_timeout: '0',
@@ -59,8 +64,13 @@ export const settingsOf = (lockTimeoutMs: number): Readonly<Record<string, strin
   'plinth.migrating': 'on',
 })
 
-export async function applySettings(db: Database, lockTimeoutMs: number, isLocal: boolean) {
-  const settings = Object.entries(settingsOf(lockTimeoutMs))
+export async function applySettings(
+  db: Database,
+  lockTimeoutMs: number,
+  source: Pick<MigrationSource, 'searchPath'>,
+  isLocal: boolean,
+) {
+  const settings = Object.entries(settingsOf(lockTimeoutMs, source))
   const calls = settings.map(([name, value]) => sql`set_config(${name}, ${value}, ${isLocal})`)
   await rowsOf(db, sql`select ${sql.join(calls, sql`, `)}`)
 }
@@ -87,7 +97,7 @@ export async function runMigration(
 ): Promise<boolean> {
   const { name } = migration
   const say = (doing?: string) => onProgress({ name, ...place, ...(doing ? { doing } : {}) })
-  const options: Settled = { lockTimeoutMs, maxWaitMs, say }
+  const options: Settled = { lockTimeoutMs, maxWaitMs, say, source: migration.source }
   const steps = direction === 'up' ? migration.steps : (migration.down ?? [])
   say()
   const concurrent = steps.some(({ kind }) => kind === 'outside') && (await isConcurrent(db))
@@ -181,8 +191,6 @@ function runInside(db: Database, step: Step, run: Run, options: Settled): Promis
       )
       await located(place, () => mapErrors(() => tx.execute(sql.raw(statement))))
     }
-    // The migration may have changed it, and what follows names what is in it.
-    await rowsOf(tx, sql`select set_config('search_path', '', true)`)
     return finish(tx, run)
   })
 }
@@ -249,7 +257,7 @@ const asLockError = (error: unknown): LockError | undefined => {
  */
 export async function inTurn<T>(
   db: Database,
-  { lockTimeoutMs, maxWaitMs, say }: Settled,
+  { lockTimeoutMs, maxWaitMs, say, source }: Settled,
   work: (tx: Database) => Promise<T>,
 ): Promise<T> {
   return retry(maxWaitMs, say, async () => {
@@ -257,7 +265,7 @@ export async function inTurn<T>(
     const isOurs = await mapErrors(() =>
       db.transaction(async (tx) => {
         if (!(await ledger.tryLock(tx))) return false
-        await applySettings(tx, lockTimeoutMs, true)
+        await applySettings(tx, lockTimeoutMs, source, true)
         result = { value: await work(tx) }
         return true
       }),
@@ -308,7 +316,7 @@ function runOutside(
       try {
         if (await isDone(session, run)) return { value: false }
         // Waiting, it keeps nobody waiting who reads or writes.
-        await applySettings(session, 0, false)
+        await applySettings(session, 0, run.migration.source, false)
         const row = await ledger.findRow(session, name)
         if (!row?.isStarted) await ledger.recordStepStarted(session, name)
         if (!row?.isStarted || !(await clearHalfDone(session, target, options))) {

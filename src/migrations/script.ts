@@ -1,6 +1,6 @@
 import type { Database } from '../database.ts'
 import { dueOf, type MigrateOptions } from './apply.ts'
-import { plinthSource, readMigrations } from './folder.ts'
+import { type MigrationSource, plinthSource, readMigrations } from './folder.ts'
 import { readLedger } from './ledger.ts'
 import { type Direction, isConcurrent, settingsOf } from './run.ts'
 import type { Step } from './statements.ts'
@@ -18,11 +18,12 @@ const ended = (statement: string) => (/;\s*$/.test(statement) ? statement : `${s
 
 /** What running the steps sends. */
 export function scriptOf(
+  source: MigrationSource,
   steps: readonly Step[],
   { lockTimeoutMs = 750, concurrent }: { lockTimeoutMs?: number | undefined; concurrent: boolean },
 ): string {
   const set = (isLocal: boolean, lockTimeout: number) =>
-    Object.entries(settingsOf(lockTimeout)).map(
+    Object.entries(settingsOf(lockTimeout, source)).map(
       ([name, value]) => `set ${isLocal ? 'local ' : ''}${name} = ${literal(value)};`,
     )
   const inside = (statements: readonly string[]) => [
@@ -56,9 +57,9 @@ export async function planMigrate(
   const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
   checkStates(statuses, accept)
   const concurrent = await isConcurrent(db)
-  return dueOf(migrations, statuses, options).map(({ name, steps }) => {
+  return dueOf(migrations, statuses, options).map(({ name, source, steps }) => {
     const done = statuses.find((status) => status.name === name)?.step ?? 0
-    const script = scriptOf(steps.slice(done), { lockTimeoutMs, concurrent })
+    const script = scriptOf(source, steps.slice(done), { lockTimeoutMs, concurrent })
     return { name, direction: 'up', script }
   })
 }

@@ -31,6 +31,8 @@ export interface MigrationStatus {
   /** Of its folder: `plinth`, or the project's. */
   source: string
   state: MigrationState
+  /** Of the text that was applied; undefined where none was. */
+  checksum: string | undefined
   appliedAt: Date | undefined
   appliedBy: string | undefined
   durationMs: number | undefined
@@ -145,6 +147,7 @@ function describe(
     name,
     source: source.name,
     state: 'pending',
+    checksum: record?.checksum ?? (row && isThere(row) ? row.checksum : undefined),
     appliedAt: (isRecorded ? row.appliedAt : undefined) ?? record?.appliedAt ?? undefined,
     appliedBy: (isRecorded ? row.appliedBy : undefined) ?? undefined,
     durationMs: (isRecorded ? row.durationMs : undefined) ?? undefined,
@@ -178,7 +181,7 @@ function unknownOf(
   { rows, drizzle }: Ledger,
   migrations: readonly Migration[],
   sources: readonly MigrationSource[],
-): (MigrationStatus & { checksum: string })[] {
+): MigrationStatus[] {
   const known = new Set(migrations.map(({ name }) => name))
   const names = new Set([...drizzle.keys(), ...rows.keys()])
   // What drizzle-kit alone has recorded is the project's; plinth on its own cannot tell.
@@ -198,7 +201,7 @@ function unknownOf(
         name,
         source,
         state: state as MigrationState,
-        checksum: record?.checksum ?? row?.checksum ?? '',
+        checksum: record?.checksum ?? row?.checksum,
         appliedAt: row?.appliedAt ?? record?.appliedAt ?? undefined,
         appliedBy: row?.appliedBy ?? undefined,
         durationMs: row?.durationMs ?? undefined,

@@ -258,7 +258,7 @@ describe('a dry run', () => {
     })
     const plan = await planned(db, source)
     expect(plan.map(({ name }) => name)).toEqual([first, second])
-    expect(plan[0]?.script).toContain(`begin;\nset local search_path = '';`)
+    expect(plan[0]?.script).toContain(`begin;\nset local statement_timeout = '0';`)
     expect(plan[0]?.script).toContain(`\n${table.up}\n`)
     expect(plan[1]?.script).toContain(
       adminUrl ? 'create index CONCURRENTLY a_n_idx' : 'create index a_n_idx',

@@ -1,0 +1,59 @@
+import { type Command, Option } from 'commander'
+import { declaredBuild } from '../../migrations/declared.ts'
+import { verify } from '../../migrations/verify.ts'
+import { formatDifferences } from '../differences.ts'
+import { FailedCheck, print } from '../terminal.ts'
+import { list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
+
+interface VerifyCommandOptions extends SharedOptions {
+  against: 'typescript' | 'migrations'
+  scratchUrl?: string
+  ignore?: string[]
+  schemas?: 'all' | 'declared'
+}
+
+export function verifyCommand(): Command {
+  return migrationCommand(
+    'verify',
+    'compare the database, object by object, with what TypeScript declares',
+  )
+    .addOption(
+      new Option(
+        '--against <what>',
+        'build what is declared from the schema files, or from the migrations',
+      )
+        .choices(['typescript', 'migrations'])
+        .default('typescript'),
+    )
+    .option(
+      '--scratch-url <postgres-url>',
+      'where to make the database to compare with (default: beside this one)',
+    )
+    .option(
+      '--ignore <pattern>',
+      'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated',
+      list,
+    )
+    .addOption(
+      new Option(
+        '--schemas <which>',
+        'compare all of the database, or the schemas in which something is declared',
+      ).choices(['all', 'declared']),
+    )
+    .action(async (options: VerifyCommandOptions) => {
+      const { against, scratchUrl, ignore = [], json = false } = options
+      await withMigrations(options, async ({ db, sources, config, url, ui }) => {
+        ui.doing('building what is declared in a scratch database')
+        const result = await verify(db, {
+          build: await declaredBuild(against, { sources, config }),
+          ignore,
+          // Without a project, nobody has declared what else is in the database.
+          schemas: options.schemas ?? (config ? 'all' : 'declared'),
+          ...(url === undefined ? {} : { url }),
+          ...(scratchUrl === undefined ? {} : { scratchUrl }),
+        })
+        print(json ? JSON.stringify(result) : formatDifferences(result))
+        if (!result.equal) throw new FailedCheck()
+      })
+    })
+}

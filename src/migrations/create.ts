@@ -1,0 +1,78 @@
+import { writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { checkText } from '../validation.ts'
+import { readState, writeObjects } from './generate.ts'
+import { writeSnapshot } from './kit.ts'
+import { loadProject } from './project.ts'
+
+export interface CreateMigrationOptions {
+  /** What it is called, behind the time. */
+  name: string
+  /** `sql`: statements alone. `ts`: a data migration behind them. */
+  kind?: 'sql' | 'ts'
+  /** The config file; otherwise the drizzle.config of the working directory. */
+  config?: string
+  /** What paths are relative to. */
+  cwd: string
+}
+
+const SQL = `-- Statements, with "--> statement-breakpoint" between two of them.
+-- "-- plinth: concurrently" above a CREATE INDEX builds it beside the writers; "-- plinth: step" begins a new transaction.
+`
+
+const DOWN = `-- What undoes migration.sql, in the same form. Without a statement it cannot be reverted.
+`
+
+// drizzle-kit would record it as applied, and the rows would stay as they are.
+const GUARD = `do $$ begin
+  if coalesce(current_setting('plinth.migrating', true), '') <> 'on' then
+    raise exception 'this migration goes on in TypeScript, in its migration.ts'
+      using hint = 'Run: npx plinth migrate up';
+  end if;
+end $$;
+`
+
+const MODULE = `import { sql } from 'drizzle-orm'
+import { defineDataMigration } from 'plinth/migrations'
+
+export default defineDataMigration<{ id: string; title: string }>({
+  table: 'app.posts',
+  // The rows that are still to be migrated. None may be left in the end.
+  pending: sql\`slug is null\`,
+  columns: ['id', 'title'],
+  batchSize: 1_000,
+  pauseMs: 0,
+  // One batch, in a transaction of its own. The rows are locked.
+  async migrate(tx, rows) {
+    for (const { id, title } of rows) {
+      const slug = title.toLowerCase().replaceAll(' ', '-')
+      await tx.execute(sql\`update app.posts set slug = \${slug} where id = \${id}\`)
+    }
+  },
+})
+`
+
+/**
+ * Makes a migration to be written by hand, with the snapshots of the one before it.
+ *
+ * @returns the path of the file to write.
+ * @throws {MigrationError} for a project that cannot be loaded. @throws {MissingPackageError} without drizzle-kit.
+ */
+export async function createMigration({
+  name,
+  kind = 'sql',
+  config,
+  cwd,
+}: CreateMigrationOptions): Promise<string> {
+  checkText('name', name)
+  const { files, out } = await loadProject({ cwd, ...(config === undefined ? {} : { config }) })
+  const { objects } = await readState(out)
+  const path = await writeSnapshot({ schema: files, out, name, renames: [], isCustom: true })
+  const folder = dirname(path)
+  await writeObjects(folder, objects)
+  await writeFile(path, kind === 'ts' ? GUARD : SQL)
+  await writeFile(join(folder, 'down.sql'), DOWN)
+  if (kind === 'sql') return path
+  await writeFile(join(folder, 'migration.ts'), MODULE)
+  return join(folder, 'migration.ts')
+}
