@@ -37,7 +37,7 @@ export const TABLE_FACETS: FacetQuery[] = [
     definition: `concat_ws(' ', case relpersistence when 'u' then 'unlogged' end, 'table',
       'partition by ' || pg_get_partkeydef(oid))`,
     create: `format('create %stable %s (%s)%s', case relpersistence when 'u' then 'unlogged ' end, title,
-      (select string_agg(format(E'\\n  %s %s', attribute, full_type), ',' order by attnum) || E'\\n' from columns where rel = own.oid),
+      (select string_agg(format(E'\\n  %s %s%s', attribute, full_type, case when attnotnull then ' not null' end), ',' order by attnum) || E'\\n' from columns where rel = own.oid),
       ' partition by ' || pg_get_partkeydef(oid))`,
     drop: `'drop table ' || title`,
     shape: `coalesce(pg_get_partkeydef(oid), '')`,

@@ -297,6 +297,14 @@ export const DRIFTS: Drift[] = [
     'alter table app.children no inherit app.parents',
     'missing inheritance app.children of app.parents',
   ],
+  [
+    [
+      "create function app.g() returns integer language sql immutable as 'select 1'",
+      'create table app.more (id integer default app.g(), constraint more_check check (id > app.g()))',
+      'create policy p on app.more using (app.g() > 0)',
+    ],
+    ['extra function app.g()', 'extra table app.more'],
+  ],
   // Constraints and indexes
   [
     'alter table costs.model_prices drop constraint model_prices_tier_from_check',
