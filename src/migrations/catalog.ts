@@ -259,12 +259,7 @@ function connect(
     from?.needs.add(keyOf(to))
   }
   for (const facet of facets.values()) {
-    if (facet.kind === 'identity') facet.needs.add(`not null ${facet.name}`)
     if (facet.kind === 'owned by') facet.needs.add(`sequence ${facet.name}`)
-    if (facet.kind !== 'constraint' || !facet.definition.startsWith('PRIMARY KEY')) continue
-    for (const key of facet.needs) {
-      if (key.startsWith('column ')) facet.needs.add(key.replace('column ', 'not null '))
-    }
   }
 }
 

@@ -38,8 +38,8 @@ const LATE = new Set([
 ])
 /** Kinds of which no two may have one name. */
 const NAMED = ['table', 'view', 'materialized view', 'sequence', 'composite type', 'enum', 'domain']
-/** What ADD COLUMN says with the column. */
-const WITH_COLUMN = new Set(['default', 'not null', 'identity'])
+/** What ADD COLUMN says with the column, besides NOT NULL. */
+const WITH_COLUMN = new Set(['default', 'identity'])
 
 /**
  * Compares two catalogs of one major version of Postgres. The mends, from the first difference to the
@@ -172,6 +172,7 @@ function makes({ here, there, missing, changes, aside }: Plan) {
     const parent = facet.parent
     if (!parent || !isNew(parent)) return
     if (facet.kind === 'column') return parent
+    if (facet.kind === 'not null') return parent
     const column = there.get(parent)
     return WITH_COLUMN.has(facet.kind) && !isNew(column?.parent) ? parent : undefined
   }
@@ -205,16 +206,14 @@ function schedule(plan: Plan): Difference[] {
     ]),
   ]
   const places = new Map(keys.map((key, at) => [key, at]))
-  const before: string[][] = keys.map(() => [])
-  const after: string[][] = keys.map(() => [])
-  const put = (lists: string[][], place: number, statements: string[]) =>
-    lists[place]?.push(...statements)
+  const mends: string[][] = keys.map(() => [])
+  const put = (place: number, statements: string[]) => mends[place]?.push(...statements)
   const first = (causes: Iterable<string>) =>
     Math.min(...[...causes].map((cause) => places.get(cause) ?? 0))
 
   for (const facet of early) {
     const causes = aside.get(keyOf(facet))
-    put(before, first(causes ?? [keyOf(facet)]), [facet.drop])
+    put(first(causes ?? [keyOf(facet)]), [facet.drop])
   }
   // What stood aside comes back as soon as all that it waited for is there.
   const placed = new Map<string, number>()
@@ -225,9 +224,9 @@ function schedule(plan: Plan): Difference[] {
     const causes = waits.map((cause) => places.get(cause) ?? 0)
     const place = own ?? Math.max(first(aside.get(key) ?? []), ...needed, ...causes)
     placed.set(key, place)
-    put(after, place, statements)
+    put(place, statements)
   }
-  for (const facet of late) put(after, places.get(keyOf(facet)) ?? 0, [facet.drop])
+  for (const facet of late) put(places.get(keyOf(facet)) ?? 0, [facet.drop])
 
   return keys.map((key, at) => {
     const [live, declared] = [here.get(key), there.get(key)]
@@ -243,7 +242,7 @@ function schedule(plan: Plan): Difference[] {
       change: !live ? 'missing' : !declared ? 'extra' : 'different',
       ...(live && { live: live.definition }),
       ...(declared && { declared: declared.definition }),
-      mend: [...(before[at] ?? []), ...(after[at] ?? [])],
+      mend: mends[at] ?? [],
       ...((change?.loses || loses(live, declared, dropped.has(key))) && { loses: true as const }),
       ...(note && { note }),
       ...(isPart && { within: outer }),

@@ -37,7 +37,7 @@ export const TABLE_FACETS: FacetQuery[] = [
     definition: `concat_ws(' ', case relpersistence when 'u' then 'unlogged' end, 'table',
       'partition by ' || pg_get_partkeydef(oid))`,
     create: `format('create %stable %s (%s)%s', case relpersistence when 'u' then 'unlogged ' end, title,
-      (select string_agg(format(E'\\n  %s %s', attribute, full_type), ',' order by attnum) || E'\\n' from columns where rel = own.oid),
+      d.columns,
       ' partition by ' || pg_get_partkeydef(oid))`,
     drop: `'drop table ' || title`,
     shape: `coalesce(pg_get_partkeydef(oid), '')`,
@@ -45,7 +45,9 @@ export const TABLE_FACETS: FacetQuery[] = [
     oid: 'oid',
     noun: `'table ' || title`,
     owner: 'relowner',
-    from: `from own where relkind in ('r', 'p') and not relispartition`,
+    from: `from own left join (select rel, string_agg(format(E'\\n  %s %s%s', attribute, full_type,
+        case when attnotnull then ' not null' end), ',' order by attnum) || E'\\n' as columns from columns group by rel) d on d.rel = own.oid
+      where relkind in ('r', 'p') and not relispartition`,
   },
   {
     kind: `'inheritance'`,

@@ -8,7 +8,7 @@ import { operationalObjects } from '../../src/migrations/operational.ts'
 import { createSpace } from '../../src/queries/spaces.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { adminUrl } from '../support/database.ts'
-import { DRIFTS, OBJECTS } from '../support/drifts.ts'
+import { DRIFTS, type Drift, OBJECTS } from '../support/drifts.ts'
 
 async function runAll(db: Database, statements: readonly string[]) {
   for (const statement of statements) await db.execute(sql.raw(statement))
@@ -312,6 +312,57 @@ describe('a catalog', () => {
       const creates = compareCatalogs(await readCatalog(tx), quoted).flatMap(({ mend }) => mend)
       await runAll(tx, creates)
       expect(compareCatalogs(await readCatalog(tx), quoted)).toEqual([])
+    })
+  })
+})
+
+describe.skipIf(declared.version < 18)('from Postgres 18 on', () => {
+  test.each<Drift>([
+    [
+      [
+        'alter table app.notes alter column number drop not null',
+        'alter table app.notes add constraint unchecked not null number not valid',
+      ],
+      'different not null app.notes.number',
+    ],
+    [
+      'alter table app.notes add column half integer generated always as (amount / 2) virtual',
+      'extra column app.notes.half',
+    ],
+    [
+      [
+        'alter table app.notes drop constraint notes_amount_check',
+        'alter table app.notes add constraint notes_amount_check check (amount > 0) not enforced',
+      ],
+      'different constraint app.notes.notes_amount_check',
+    ],
+    [
+      [
+        'alter table app.notes drop column double',
+        'alter table app.notes add column double integer generated always as (amount * 2) virtual',
+      ],
+      'different column app.notes.double',
+    ],
+  ])('finds and mends %s', async (ddl, finds) => {
+    await rollback(first.db, async (tx) => {
+      await runAll(tx, [ddl].flat())
+      const differences = compareCatalogs(await readCatalog(tx), declared)
+      expect(differences.map(titleOf)).toEqual(expect.arrayContaining([finds].flat()))
+      await runAll(
+        tx,
+        differences.flatMap(({ mend }) => mend),
+      )
+      expect(compareCatalogs(await readCatalog(tx), declared)).toEqual([])
+    })
+  })
+
+  test('names of NOT NULL are nobody’s to compare', async () => {
+    await rollback(first.db, async (tx) => {
+      await runAll(tx, [
+        'alter table app.notes alter column number drop not null',
+        'alter table app.notes add constraint named not null number',
+      ])
+      expect(compareCatalogs(await readCatalog(tx), declared)).toEqual([])
     })
   })
 })

@@ -42,6 +42,7 @@ export const OBJECTS = [
   'create rule notes_keep as on delete to app.notes where old.amount > 99 do instead nothing',
   'alter table app.notes enable row level security',
   'create policy notes_select on app.notes for select to plinth_app using (amount > 0)',
+  'create policy notes_delete on app.notes for delete to plinth_app using (mood is not null)',
   'create table app.parents (id integer)',
   'create table app.children (extra text) inherits (app.parents)',
   `create table app.events (at timestamptz not null, kind text not null default 'x', note text, constraint events_pkey primary key (at)) partition by range (at)`,
@@ -296,6 +297,14 @@ export const DRIFTS: Drift[] = [
   [
     'alter table app.children no inherit app.parents',
     'missing inheritance app.children of app.parents',
+  ],
+  [
+    [
+      "create function app.g() returns integer language sql immutable as 'select 1'",
+      'create table app.more (id integer default app.g(), constraint more_check check (id > app.g()))',
+      'create policy p on app.more using (app.g() > 0)',
+    ],
+    ['extra function app.g()', 'extra table app.more'],
   ],
   // Constraints and indexes
   [
