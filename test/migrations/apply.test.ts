@@ -3,20 +3,20 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { generateDrizzleJson, generateMigration } from 'drizzle-kit/api-postgres'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/pglite'
 import { afterAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, type Database, openPglite, rowsOf } from '../../src/database.ts'
 import { ForbiddenError } from '../../src/errors.ts'
 import { type MigrationProgress, migrate } from '../../src/migrations/apply.ts'
-import { splice } from '../../src/migrations/generate.ts'
+import { catalogOf } from '../../src/migrations/catalog.ts'
+import { stateOfExports } from '../../src/migrations/kit.ts'
+import { EMPTY, planMigration } from '../../src/migrations/plan.ts'
 import * as schema from '../../src/schema/index.ts'
 import { managedObjects } from '../../src/schema/objects.ts'
 import { inTenant } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { makeScope } from '../../src/testing/factories.ts'
-import { catalogOf } from '../support/catalog.ts'
 import { adminUrl } from '../support/database.ts'
 
 interface Scratch {
@@ -54,13 +54,11 @@ afterAll(async () => {
 
 /** Makes everything from TypeScript alone, without a look at the migrations. */
 async function createFromSchema(db: Database) {
-  const empty = await generateDrizzleJson({})
-  const statements = await generateMigration(empty, await generateDrizzleJson({ ...schema }))
-  const script = splice(statements.join('\n--> statement-breakpoint\n'), managedObjects)
+  const next = { ddl: await stateOfExports({ ...schema }), objects: managedObjects }
+  const { up } = await planMigration(EMPTY, next)
   await db.transaction(async (tx) => {
     await tx.execute(sql`set local search_path = ''`)
-    for (const statement of script.split('--> statement-breakpoint'))
-      await tx.execute(sql.raw(statement))
+    for (const statement of up) await tx.execute(sql.raw(statement))
   })
 }
 

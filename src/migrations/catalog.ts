@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { type Database, rowsOf } from '../../src/database.ts'
+import { type Database, rowsOf } from '../database.ts'
 
 /**
  * All that a database has in its own schemas, each object with its definition; owners aside, and the
