@@ -6,10 +6,10 @@ const url = process.env.DATABASE_URL
 const connects = ['migrate', 'push', 'pull', 'studio'].includes(process.argv[2] ?? '')
 
 const shared = {
-  dialect: 'postgresql',
-  schema: './src/schema/index.ts',
+  dialect: 'postgresql' as const,
+  schema: ['./src/schema/index.ts', './src/schema/objects.ts'],
   out: './drizzle',
-} as const
+}
 
 export default url
   ? defineConfig({ ...shared, dbCredentials: { url } })

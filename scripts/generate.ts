@@ -1,5 +1,5 @@
-import { generateMigration } from '../src/migrations/generate.ts'
-import { managedObjects } from '../src/schema/objects.ts'
+import { generate } from '../src/migrations/generate.ts'
 
-const path = await generateMigration(managedObjects, { name: process.argv[2] })
-process.stdout.write(path ? `wrote ${path}\n` : 'nothing to generate\n')
+const name = process.argv[2]
+const made = await generate({ cwd: process.cwd(), ...(name !== undefined && { name }) })
+process.stdout.write(made ? `wrote ${made.path}\n` : 'nothing to generate\n')

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { Command, CommanderError } from 'commander'
 import { demoCommand } from './demo.ts'
+import { generateCommand } from './generate.ts'
 import { migrateCommand } from './migrate.ts'
 import { partitionsCommand } from './partitions.ts'
 import { exitCodeOf, tell } from './terminal.ts'
@@ -14,7 +15,7 @@ const program = new Command('plinth')
   .description('The database layer of an AI product: on PGlite without a server, and on Postgres.')
   .version(version)
   .exitOverride()
-for (const command of [demoCommand(), migrateCommand(), partitionsCommand()]) {
+for (const command of [demoCommand(), generateCommand(), migrateCommand(), partitionsCommand()]) {
   program.addCommand(command.copyInheritedSettings(program))
 }
 

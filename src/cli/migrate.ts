@@ -1,27 +1,27 @@
 import { Command } from 'commander'
-import { migrate } from '../migrations/apply.ts'
-import { type TargetOptions, targetOptions, withDatabase } from './connection.ts'
-import { print, progress } from './terminal.ts'
+import { auditCommand } from './migrate/audit.ts'
+import { baselineCommand } from './migrate/baseline.ts'
+import { createCommand } from './migrate/create.ts'
+import { downCommand, toCommand } from './migrate/down.ts'
+import { statusCommand } from './migrate/status.ts'
+import { upCommand } from './migrate/up.ts'
+import { verifyCommand } from './migrate/verify.ts'
 
-interface MigrateCommandOptions extends TargetOptions {
-  json?: boolean
-}
-
+/** The commands of migrations; without the name of one, `up`. */
 export function migrateCommand(): Command {
-  const command = new Command('migrate')
-    .description('apply plinth’s migrations that the database does not have yet')
-    .option('--json', 'print the names of the applied migrations as JSON')
-    .action(async (options: MigrateCommandOptions) => {
-      const ui = progress(options.json === true)
-      const applied = await withDatabase(options, ui, (db) =>
-        migrate(db, {
-          onProgress: ({ name, step, steps }) => ui.doing(`migration ${step} of ${steps}: ${name}`),
-        }),
-      )
-      for (const name of applied) ui.done(`applied ${name}`)
-      if (options.json) print(JSON.stringify({ applied }))
-      else print(applied.length > 0 ? `${applied.length} applied` : 'nothing to apply')
-    })
-  for (const option of targetOptions()) command.addOption(option)
-  return command
+  const command = new Command('migrate').description(
+    'apply migrations, take them back, and look at them (without a command: up)',
+  )
+  for (const one of [
+    statusCommand(),
+    downCommand(),
+    toCommand(),
+    verifyCommand(),
+    createCommand(),
+    baselineCommand(),
+    auditCommand(),
+  ]) {
+    command.addCommand(one.copyInheritedSettings(command))
+  }
+  return command.addCommand(upCommand().copyInheritedSettings(command), { isDefault: true })
 }

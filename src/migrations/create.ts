@@ -65,7 +65,8 @@ export async function createMigration({
   cwd,
 }: CreateMigrationOptions): Promise<string> {
   checkText('name', name)
-  const { files, out } = await loadProject({ cwd, ...(config === undefined ? {} : { config }) })
+  const { files, source } = await loadProject({ cwd, ...(config === undefined ? {} : { config }) })
+  const out = source.folder
   const { objects } = await readState(out)
   const path = await writeSnapshot({ schema: files, out, name, renames: [], isCustom: true })
   const folder = dirname(path)

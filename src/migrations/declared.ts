@@ -26,9 +26,9 @@ export async function declaredBuild(
       await migrate(scratch, { sources })
     }
   }
-  const { exports, objects } = await loadProject(config)
+  const { exports, objects } = await loadProject({ cwd: config.cwd, config: config.path })
   const { up } = await planMigration(EMPTY, { ddl: await stateOfExports(exports), objects })
-  const isOwn = config.source.name === plinthSource.name
+  const isOwn = config.source === plinthSource
   return async (scratch) => {
     if (!isOwn) await migrate(scratch)
     await scratch.transaction(async (tx) => {

@@ -1,140 +1,158 @@
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { MigrationError } from '../errors.ts'
 import type { ManagedObject } from '../schema/managed.ts'
+import { plinthSource } from './folder.ts'
+import { checkSchema, stateOfExports, stateOfSnapshots, writeSnapshot } from './kit.ts'
+import { joinStatements } from './order.ts'
+import { type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
+import { loadProject, type Project } from './project.ts'
+import { missingExtensions, openScratch, provePlan } from './prove.ts'
+import type { Answers } from './renames.ts'
 
-const BREAKPOINT = '--> statement-breakpoint'
-const TITLE = '-- managed: '
-const DROPPED = '-- managed: dropped '
-
-const statements = (migration: string) =>
-  migration
-    .split(BREAKPOINT)
-    .map((statement) => statement.trim())
-    .filter(Boolean)
-
-const titled = ({ name }: ManagedObject, statement: string) => `${TITLE}${name}\n${statement};`
-
-/** Whether a statement of a migration is the object as it is declared now. */
-const isCurrent = (object: ManagedObject, statement: string) =>
-  object.phase === 'within'
-    ? statement.endsWith(`\n) ${object.create};`)
-    : statement === titled(object, object.create)
-
-/**
- * The objects whose SQL, as last written into `migrations` (oldest first), is not what is declared.
- *
- * @throws {MigrationError} for an object that the migrations make and nobody declares any more, and for
- * a partitioning that has changed: neither can be derived.
- */
-export function changedObjects(
-  objects: readonly ManagedObject[],
-  migrations: readonly string[],
-): ManagedObject[] {
-  const latest = new Map<string, string>()
-  for (const statement of migrations.flatMap(statements)) {
-    const [line = ''] = statement.split('\n', 1)
-    if (line.startsWith(DROPPED)) latest.delete(line.slice(DROPPED.length))
-    else if (line.startsWith(TITLE)) latest.set(line.slice(TITLE.length), statement)
-  }
-  const declared = new Set(objects.map(({ name }) => name))
-  for (const name of latest.keys()) {
-    if (!declared.has(name)) {
-      throw new MigrationError(
-        `${name} is in the migrations but no longer declared; write its drop into a custom migration, below the line "${DROPPED}${name}"`,
-      )
-    }
-  }
-  return objects.filter((object) => {
-    const statement = latest.get(object.name)
-    if (statement === undefined) return true
-    if (isCurrent(object, statement)) return false
-    if (object.phase === 'within') {
-      throw new MigrationError(
-        `${object.name} has changed, which Postgres cannot do in place; make a new table and move the rows`,
-      )
-    }
-    return true
-  })
-}
-
-/**
- * Lays the objects around, and for a partitioning into, the statements that drizzle-kit generated.
- *
- * @throws {MigrationError} unless a partitioning finds exactly one CREATE TABLE of its table.
- */
-export function splice(generated: string, objects: readonly ManagedObject[]): string {
-  const body = statements(generated)
-  for (const object of objects.filter(({ phase }) => phase === 'within')) {
-    const places = body.flatMap((statement, at) =>
-      statement.startsWith(`CREATE TABLE ${object.table} (`) && statement.endsWith('\n);')
-        ? [at]
-        : [],
-    )
-    const [place] = places
-    if (place === undefined || places.length > 1) {
-      throw new MigrationError(
-        `${object.name} matches ${places.length} generated statements and not exactly one; is the table new, and in one schema file only?`,
-      )
-    }
-    body[place] = titled(object, `${body[place]?.slice(0, -1)} ${object.create}`)
-  }
-  const around = (phase: ManagedObject['phase']) =>
-    objects
-      .filter((object) => object.phase === phase)
-      .map((object) => titled(object, object.create))
-
-  return `${[...around('before'), ...body, ...around('after')].join(`\n${BREAKPOINT}\n`)}\n`
-}
-
-export interface GenerateMigrationOptions {
+export interface GenerateOptions extends Answers {
   /** What the migration is called; drizzle-kit makes a name up otherwise. */
   name?: string
-  /** Where the migrations are; as the drizzle.config.ts of the working directory says. */
-  folder?: string
+  /** The config file; otherwise the drizzle.config of the working directory. */
+  config?: string
+  /** What paths are relative to. */
+  cwd: string
+  /** Whether to run the migration on a scratch database before it is written. */
+  prove?: boolean
+  /** What is done to the statements between planning and proving them. */
+  harden?: (plan: MigrationPlan, prev: SchemaState) => MigrationPlan | Promise<MigrationPlan>
+}
+
+export interface GeneratedMigration {
+  /** The path of its migration.sql. */
+  readonly path: string
+  /** Its folder's name. */
+  readonly name: string
+  /** What migration.sql and down.sql hold. */
+  readonly statements: readonly string[]
+  readonly down: readonly string[]
+  /** Why it was not proved, where it was not. */
+  readonly unproved?: string
 }
 
 /**
- * Writes the next migration: what drizzle-kit finds in the tables, with the managed objects in it.
+ * Writes the next migration of a project: what leads from the last one to what the schema files declare now,
+ * and back. It is run on a scratch database first, and written only if it makes what is declared.
  *
- * @returns the path of its migration.sql, or undefined if nothing was due.
- * @throws {MigrationError} where drizzle-kit needs an answer, or a splice does not match; nothing is left behind.
+ * @returns undefined if nothing is due.
+ * @throws {OpenQuestionsError} where it is open whether something was renamed or dropped;
+ * {MigrationError} for what cannot be loaded, planned or proved. Nothing is left behind.
+ * @throws {MissingPackageError} without drizzle-kit, or without PGlite and with `prove`.
  */
-export async function generateMigration(
-  objects: readonly ManagedObject[],
-  { name, folder = 'drizzle' }: GenerateMigrationOptions = {},
+export async function generate({
+  name,
+  config,
+  cwd,
+  prove = true,
+  harden = (plan) => plan,
+  ...answers
+}: GenerateOptions): Promise<GeneratedMigration | undefined> {
+  const project = await loadProject({ ...(config !== undefined && { config }), cwd })
+  // drizzle-kit writes no migration where nothing of its own has changed.
+  const isCustom = (await checkSchema(project.files, project.source.folder)) === 'unchanged'
+  const prev = await readState(project.source.folder)
+  const declared: SchemaState = {
+    ddl: await stateOfExports(project.exports),
+    objects: project.objects,
+  }
+  const planned = await planMigration(prev, declared, answers)
+  if (isCustom && planned.up.length === 0 && planned.down.length === 0) return
+  const plan = await harden(planned, prev)
+  const unproved = prove ? await proveProject(project, prev, plan) : 'as was asked'
+  const path = await write(project, plan, { isCustom, ...(name !== undefined && { name }) })
+  return {
+    path,
+    name: basename(dirname(path)),
+    statements: plan.up,
+    down: plan.down,
+    ...(unproved !== undefined && { unproved }),
+  }
+}
+
+/** @returns why the plan could not be proved, where it could not. */
+async function proveProject(
+  { source }: Project,
+  prev: SchemaState,
+  plan: MigrationPlan,
 ): Promise<string | undefined> {
-  const due = changedObjects(objects, await readMigrations(folder))
-  const path =
-    (await kitGenerate({ name })) ??
-    (due.length ? await kitGenerate({ name, custom: true }) : undefined)
-  if (!path) return
+  const missing = missingExtensions(prev, plan.next)
+  if (missing.length > 0) return `PGlite has no ${missing.join(', ')} here`
+  const isOwn = source === plinthSource
+  const db = await openScratch({ withPlinth: !isOwn })
   try {
-    const generated = (await readFile(path, 'utf8')).replace(
-      /^-- Custom SQL migration file.*\n/,
-      '',
-    )
-    await writeFile(path, splice(generated, due))
+    await provePlan(db, { prev, plan, searchPath: isOwn ? '' : 'public' })
+  } finally {
+    await db.close()
+  }
+}
+
+/** Has drizzle-kit make the folder, and writes the rest into it. */
+async function write(
+  { files, source: { folder: out } }: Project,
+  { up, down, renames, next }: MigrationPlan,
+  options: { name?: string; isCustom: boolean },
+): Promise<string> {
+  const had = await migrationNames(out)
+  try {
+    const path = await writeSnapshot({ schema: files, out, renames, ...options })
+    await writeFile(path, joinStatements(up))
+    await writeFile(join(dirname(path), 'down.sql'), joinStatements(down))
+    await writeObjects(dirname(path), next.objects)
+    return path
   } catch (error) {
-    await rm(dirname(path), { recursive: true })
+    for (const made of await migrationNames(out)) {
+      if (!had.includes(made)) await rm(join(out, made), { recursive: true })
+    }
     throw error
   }
-  return path
 }
 
-/** The SQL of every migration of a folder, oldest first. */
-export async function readMigrations(folder: string): Promise<string[]> {
-  const names = (await readdir(folder).catch(() => [])).sort()
-  return Promise.all(names.map((name) => readFile(join(folder, name, 'migration.sql'), 'utf8')))
+/** The names of the migrations of a folder, oldest first. */
+export async function migrationNames(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
+  return entries
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => entry.name)
+    .sort()
 }
 
-// All that plinth knows of drizzle-kit, which is a release candidate and may change.
-async function kitGenerate(options: { name?: string; custom?: boolean }) {
-  const { generate } = await import('drizzle-kit/cli')
-  const result = await generate(options)
-  if (result.status === 'no_changes') return
-  if (!('migration_path' in result)) {
-    throw new MigrationError(`drizzle-kit could not generate: ${JSON.stringify(result)}`)
+/** The state that the migrations of a folder lead to: drizzle-kit's snapshots, and the objects of the last one. */
+export async function readState(folder: string): Promise<SchemaState> {
+  const snapshots: Record<string, unknown> = {}
+  let objects: ManagedObject[] = []
+  for (const name of await migrationNames(folder)) {
+    const read = (file: string) => readFile(join(folder, name, file), 'utf8').catch(() => undefined)
+    const snapshot = await read('snapshot.json')
+    if (snapshot !== undefined) snapshots[name] = parse(snapshot, `${name}/snapshot.json`)
+    const list = await read('objects.json')
+    if (list !== undefined) objects = parse(list, `${name}/objects.json`) as ManagedObject[]
   }
-  return result.migration_path
+  return { ddl: await stateOfSnapshots(snapshots), objects }
 }
+
+function parse(text: string, file: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new MigrationError(`${file} is no JSON; restore it from version control`, {
+      cause: error,
+    })
+  }
+}
+
+const plain = ({ name, create, drop, phase, table }: ManagedObject) => ({
+  name,
+  create,
+  drop,
+  phase,
+  table,
+})
+
+/** Writes objects.json, the managed objects' snapshot, into a migration's folder. */
+export const writeObjects = (folder: string, objects: readonly ManagedObject[]): Promise<void> =>
+  writeFile(join(folder, 'objects.json'), `${JSON.stringify(objects.map(plain), null, 2)}\n`)

@@ -3,7 +3,6 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { generateDrizzleJson, generateMigration } from 'drizzle-kit/api-postgres'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/pglite'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -11,7 +10,8 @@ import { type Connection, connect, type Database, openPglite, rowsOf } from '../
 import { ForbiddenError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { catalogOf } from '../../src/migrations/catalog.ts'
-import { splice } from '../../src/migrations/generate.ts'
+import { stateOfExports } from '../../src/migrations/kit.ts'
+import { EMPTY, planMigration } from '../../src/migrations/plan.ts'
 import type { MigrationProgress } from '../../src/migrations/run.ts'
 import * as schema from '../../src/schema/index.ts'
 import { managedObjects } from '../../src/schema/objects.ts'
@@ -55,13 +55,11 @@ afterAll(async () => {
 
 /** Makes everything from TypeScript alone, without a look at the migrations. */
 async function createFromSchema(db: Database) {
-  const empty = await generateDrizzleJson({})
-  const statements = await generateMigration(empty, await generateDrizzleJson({ ...schema }))
-  const script = splice(statements.join('\n--> statement-breakpoint\n'), managedObjects)
+  const next = { ddl: await stateOfExports({ ...schema }), objects: managedObjects }
+  const { up } = await planMigration(EMPTY, next)
   await db.transaction(async (tx) => {
     await tx.execute(sql`set local search_path = ''`)
-    for (const statement of script.split('--> statement-breakpoint'))
-      await tx.execute(sql.raw(statement))
+    for (const statement of up) await tx.execute(sql.raw(statement))
   })
 }
 

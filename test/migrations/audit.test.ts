@@ -8,8 +8,7 @@ import { formatAudit } from '../../src/cli/audit-report.ts'
 import { rowsOf } from '../../src/database.ts'
 import { MigrationError } from '../../src/errors.ts'
 import { type AuditOptions, audit, type MigrationFile } from '../../src/migrations/audit.ts'
-import { migrationsFolder } from '../../src/migrations/folder.ts'
-import { readMigrations } from '../../src/migrations/generate.ts'
+import { migrationsFolder, plinthSource, readMigrations } from '../../src/migrations/folder.ts'
 import { knownAfter } from '../../src/migrations/replay.ts'
 import { makePglite, makeServerDatabase, runAll } from '../support/scratch.ts'
 
@@ -367,8 +366,8 @@ describe('the state that the migrations end in', () => {
 
   test('is what the database has: plinth’s own tables and functions', async () => {
     const db = (await makeServerDatabase()) ?? (await makePglite())
-    const texts = (await readMigrations(migrationsFolder)).flatMap((text) =>
-      text.split('--> statement-breakpoint'),
+    const texts = (await readMigrations([plinthSource])).flatMap(({ content }) =>
+      content.split('--> statement-breakpoint'),
     )
     await runAll(db, texts)
     const known = await knownAfter([{ name: 'all', texts }])

@@ -1,128 +1,226 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { MigrationError } from '../../src/errors.ts'
-import { migrationsFolder } from '../../src/migrations/folder.ts'
-import { changedObjects, readMigrations, splice } from '../../src/migrations/generate.ts'
-import type { ManagedObject } from '../../src/schema/managed.ts'
+import { migrationsFolder, plinthSource } from '../../src/migrations/folder.ts'
+import { generate, migrationNames, readState } from '../../src/migrations/generate.ts'
+import { stateOfExports } from '../../src/migrations/kit.ts'
+import { joinStatements, splitStatements } from '../../src/migrations/order.ts'
+import { EMPTY, planMigration } from '../../src/migrations/plan.ts'
+import { collectObjects, loadProject } from '../../src/migrations/project.ts'
+import { OpenQuestionsError } from '../../src/migrations/renames.ts'
+import * as schema from '../../src/schema/index.ts'
+import { type ManagedObject, managedSchema } from '../../src/schema/managed.ts'
 import { managedObjects } from '../../src/schema/objects.ts'
 
-const before: ManagedObject = { name: 'role a', phase: 'before', create: 'create role a' }
-const within: ManagedObject = {
-  name: 'partitioning "s"."logs"',
-  phase: 'within',
-  table: '"s"."logs"',
-  create: 'partition by range ("at")',
+const run = promisify(execFile)
+const folders: string[] = []
+afterAll(async () => {
+  for (const folder of folders) await rm(folder, { recursive: true })
+})
+
+const plinth = resolve('src/schema')
+
+/** A user's project, whose tables refer to plinth's. */
+async function makeProject(): Promise<string> {
+  // Below the repository, so that its packages are found.
+  await mkdir('coverage', { recursive: true })
+  const folder = await mkdtemp(join(resolve('coverage'), 'project-'))
+  folders.push(folder)
+  await mkdir(join(folder, 'db'))
+  await writeFile(
+    join(folder, 'drizzle.config.ts'),
+    `export default { dialect: 'postgresql', schema: './db/*.ts', out: './migrations' }\n`,
+  )
+  await declare(folder, "title: text('title').notNull()")
+  return folder
 }
-const after: ManagedObject = {
-  name: 'function s.f()',
-  phase: 'after',
-  create: 'create or replace function s.f() returns void language plpgsql as $$ begin end; $$',
-}
-const objects = [before, within, after]
 
-const logs = 'CREATE TABLE "s"."logs" (\n\t"at" timestamptz\n);'
-const other = 'CREATE TABLE "s"."other" (\n\t"at" timestamptz\n);'
-const lines = (...statements: string[]) => `${statements.join('\n--> statement-breakpoint\n')}\n`
+const declare = (folder: string, columns: string, objects = '') =>
+  writeFile(
+    join(folder, 'db', 'schema.ts'),
+    `import { sql } from 'drizzle-orm'
+import { foreignKey, pgSchema, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
+import { organizations } from '${plinth}/identity.ts'
+import { managedComment, managedGrant } from '${plinth}/managed.ts'
+import { plinthApp, tenantPolicies, shared } from '${plinth}/policies.ts'
 
-describe('splice', () => {
-  test('puts what tables need before them, and what needs tables after', () => {
-    expect(splice(lines(other), [after, before])).toBe(
-      lines(
-        '-- managed: role a\ncreate role a;',
-        other,
-        `-- managed: function s.f()\n${after.create};`,
-      ),
-    )
-  })
+export const app = pgSchema('app')
+export const posts = app.table.withRLS('posts', {
+  organizationId: uuid('organization_id').notNull(),
+  id: uuid('id').notNull(),
+  ${columns},
+}, (t) => [
+  primaryKey({ name: 'posts_pkey', columns: [t.organizationId, t.id] }),
+  foreignKey({ name: 'posts_organization_id_fkey', columns: [t.organizationId], foreignColumns: [organizations.id] }),
+  ...tenantPolicies('posts', t.organizationId, shared()),
+])
+export const rights = [managedGrant('app.posts', sql\`grant select on \${posts} to plinth_app\`)]
+export const note = managedComment(posts, 'What was written.')
+${objects}
+`,
+  )
 
-  test('keeps the order of what is declared', () => {
-    const second = { ...after, name: 'function s.g()' }
-    const titles = (text: string) =>
-      [...text.matchAll(/^-- managed: (.*)$/gm)].map(([, name]) => name)
-    expect(titles(splice('', [second, before, after]))).toEqual([
-      'role a',
-      'function s.g()',
-      'function s.f()',
+const filesOf = async (folder: string) =>
+  (await readdir(folder, { recursive: true }).catch(() => [])).sort()
+
+describe('the project of a user', () => {
+  test('gets migrations of its own tables, its objects, and nothing of plinth’s', async () => {
+    const cwd = await makeProject()
+    const made = await generate({ cwd, name: 'first' })
+    expect(made?.name).toMatch(/^\d{14}_first$/)
+    expect(made?.unproved).toBeUndefined()
+    const folder = join(cwd, 'migrations', made?.name ?? '')
+    expect(await filesOf(folder)).toEqual([
+      'down.sql',
+      'migration.sql',
+      'objects.json',
+      'snapshot.json',
     ])
-  })
-
-  test('puts a partitioning into the CREATE TABLE of its table, and no other', () => {
-    expect(splice(lines(logs, other), [within])).toBe(
-      lines(
-        '-- managed: partitioning "s"."logs"\nCREATE TABLE "s"."logs" (\n\t"at" timestamptz\n) partition by range ("at");',
-        other,
-      ),
+    const up = await readFile(join(folder, 'migration.sql'), 'utf8')
+    expect(splitStatements(up)).toEqual(made?.statements)
+    expect(up).toContain('REFERENCES "identity"."organizations"')
+    expect(up).not.toContain('CREATE TABLE "identity"')
+    expect(up).toContain(
+      '-- managed: grant app.posts\ngrant select on "app"."posts" to plinth_app;',
     )
-  })
+    expect(splitStatements(await readFile(join(folder, 'down.sql'), 'utf8'))).toEqual(made?.down)
+    expect(await generate({ cwd }), 'and nothing is due then').toBeUndefined()
+
+    // What drizzle-kit sees is the same.
+    const { stdout } = await run('npx', ['drizzle-kit', 'generate'], { cwd })
+    expect(stdout).toMatch(/no schema changes|nothing to migrate/i)
+
+    await declare(cwd, "headline: text('headline').notNull()")
+    const before = await filesOf(join(cwd, 'migrations'))
+    const open = await generate({ cwd }).catch((error) => error)
+    expect(open).toBeInstanceOf(OpenQuestionsError)
+    expect(await filesOf(join(cwd, 'migrations'))).toEqual(before)
+    const renames = [{ from: 'app.posts.title', to: 'app.posts.headline' }]
+    const second = await generate({ cwd, name: 'second', renames })
+    expect(second?.statements).toEqual([
+      'ALTER TABLE "app"."posts" RENAME COLUMN "title" TO "headline";',
+    ])
+    expect(second?.down).toEqual(['ALTER TABLE "app"."posts" RENAME COLUMN "headline" TO "title";'])
+    expect(await generate({ cwd })).toBeUndefined()
+    const { stdout: again } = await run('npx', ['drizzle-kit', 'generate'], { cwd })
+    expect(again).toMatch(/no schema changes|nothing to migrate/i)
+
+    await writeFile(
+      join(cwd, 'db', 'more.ts'),
+      `import { sql } from 'drizzle-orm'
+import { managedFunction } from '${plinth}/managed.ts'
+export const one = managedFunction('app.one()', sql\`create or replace function app.one() returns integer language sql as $$ select 1 $$\`)
+`,
+    )
+    const third = await generate({ cwd, name: 'third', prove: false })
+    expect(third?.unproved).toBe('as was asked')
+    expect(third?.statements).toHaveLength(1)
+    expect(third?.down).toEqual([
+      '-- managed: function app.one()\ndrop function if exists app.one();',
+    ])
+    expect(await generate({ cwd })).toBeUndefined()
+    expect((await readState(join(cwd, 'migrations'))).objects.map(({ name }) => name)).toContain(
+      'function app.one()',
+    )
+  }, 120_000)
+
+  test('whose SQL fails is told so, and nothing is left behind', async () => {
+    const cwd = await makeProject()
+    await declare(
+      cwd,
+      "title: text('title')",
+      `export const bad = managedGrant('bad', sql\`grant select on \${posts} to nobody_at_all\`)`,
+    )
+    await expect(generate({ cwd })).rejects.toThrow(/the migration fails|declared fails/)
+    expect(await filesOf(join(cwd, 'migrations'))).toEqual([])
+  }, 60_000)
+
+  test('is changed by what hardens the plan, before it is proved', async () => {
+    const cwd = await makeProject()
+    const harden = async (plan: Awaited<ReturnType<typeof planMigration>>) => ({
+      ...plan,
+      up: [...plan.up, 'create table app.more (id integer)'],
+    })
+    await expect(generate({ cwd, harden })).rejects.toThrow(/table app\.more/)
+  }, 60_000)
+})
+
+describe('a config', () => {
+  const write = async (config: string, cwd = '') => {
+    const folder = cwd || (await mkdtemp(join(tmpdir(), 'plinth-config-')))
+    if (!cwd) folders.push(folder)
+    await writeFile(join(folder, 'drizzle.config.ts'), config)
+    return folder
+  }
 
   test.each([
-    ['without a CREATE TABLE', other],
-    ['with two of them', lines(logs, logs)],
-    ['with a table whose name only begins so', logs.replace('"logs"', '"logs_old"')],
-    ['with a CREATE TABLE of another form', logs.replace('\n);', '\n) WITH (fillfactor=70);')],
-  ])('refuses a partitioning %s', (_, generated) => {
-    expect(() => splice(generated, [within])).toThrow(MigrationError)
+    ['of another database', `export default { dialect: 'mysql', schema: 'a.ts' }`, /'postgresql'/],
+    ['without a schema', `export default { dialect: 'postgresql' }`, /names no schema/],
+    [
+      'of files that are not there',
+      `export default { dialect: 'postgresql', schema: 'a/*.ts' }`,
+      /no file is there/,
+    ],
+    ['that throws', `throw new Error('no way')`, /cannot be loaded: no way/],
+  ])('%s is refused, with the way out', async (_, config, message) => {
+    const cwd = await write(config)
+    await expect(loadProject({ cwd })).rejects.toThrow(MigrationError)
+    await expect(loadProject({ cwd })).rejects.toThrow(message)
   })
 
-  test('is current for changedObjects at once', () => {
-    expect(changedObjects(objects, [splice(lines(logs, other), objects)])).toEqual([])
+  test('that is missing is refused', async () => {
+    const cwd = await mkdtemp(join(tmpdir(), 'plinth-config-'))
+    folders.push(cwd)
+    await expect(loadProject({ cwd })).rejects.toThrow(/no drizzle\.config\.ts/)
+    await expect(loadProject({ cwd, config: 'x.ts' })).rejects.toThrow(/--config/)
+  })
+
+  test('of this package is found, with all its objects in order', async () => {
+    const project = await loadProject({ cwd: process.cwd() })
+    expect(project.source).toBe(plinthSource)
+    expect(project.objects.map(({ name }) => name)).toEqual(managedObjects.map(({ name }) => name))
   })
 })
 
-describe('changedObjects', () => {
-  const migrated = splice(lines(logs), objects)
+describe('collectObjects', () => {
+  const [a, b] = [managedSchema('a'), managedSchema('b')]
 
-  test('without migrations is everything', () => {
-    expect(changedObjects(objects, [])).toEqual(objects)
+  test('takes objects alone and in arrays, each once, in the order of the longest list', () => {
+    expect(collectObjects([a, [b, a], 1, null, 'x', { name: 'no' }])).toEqual([b, a])
   })
 
-  test('is what changed, and what is new', () => {
-    const changed = { ...after, create: after.create.replace('void', 'integer') }
-    const added = { ...after, name: 'function s.g()' }
-    expect(changedObjects([before, within, changed, added], [migrated])).toEqual([changed, added])
-  })
-
-  test('compares with the latest migration, so that a change back is a change', () => {
-    const changed = { ...after, create: after.create.replace('void', 'integer') }
-    const later = splice('', [changed])
-    expect(changedObjects([before, within, changed], [migrated, later])).toEqual([])
-    expect(changedObjects(objects, [migrated, later])).toEqual([after])
-  })
-
-  test('refuses an object that is no longer declared, and says how to drop it', () => {
-    const remove = () => changedObjects([before, within], [migrated])
-    expect(remove).toThrow(MigrationError)
-    expect(remove).toThrow('-- managed: dropped function s.f()')
-  })
-
-  test('honours the line that a custom migration drops it with', () => {
-    const dropped = '-- managed: dropped function s.f()\ndrop function s.f();\n'
-    expect(changedObjects([before, within], [migrated, dropped])).toEqual([])
-    expect(
-      changedObjects(objects, [migrated, dropped]),
-      'and declared once more, it is new',
-    ).toEqual([after])
-  })
-
-  test('refuses a partitioning that has changed, which Postgres cannot do in place', () => {
-    const changed = { ...within, create: 'partition by list ("at")' }
-    expect(() => changedObjects([before, changed, after], [migrated])).toThrow(MigrationError)
-  })
-
-  test('sees a migration that was edited by hand', () => {
-    const edited = migrated.replace('returns void', 'returns text')
-    expect(changedObjects(objects, [edited])).toEqual([after])
+  test('refuses two of one name', () => {
+    const other: ManagedObject = Object.assign(managedSchema('a'), { create: 'create schema x' })
+    expect(() => collectObjects([a, other])).toThrow(/schema a/)
   })
 })
 
 describe('the migrations of plinth', () => {
+  const declared = async () => ({
+    ddl: await stateOfExports({ ...schema }),
+    objects: managedObjects,
+  })
+
+  test('lead to what is declared', async () => {
+    const { up, down } = await planMigration(await readState(migrationsFolder), await declared())
+    expect([...up, ...down]).toEqual([])
+  })
+
   test('hold every managed object as it is declared', async () => {
-    const due = changedObjects(managedObjects, await readMigrations(migrationsFolder))
-    expect(due.map(({ name }) => name)).toEqual([])
+    const plain = (objects: readonly ManagedObject[]) => JSON.parse(JSON.stringify(objects))
+    expect(plain((await readState(migrationsFolder)).objects)).toEqual(plain(managedObjects))
+  })
+
+  test('come each with what undoes it', async () => {
+    const [first, ...rest] = await migrationNames(migrationsFolder)
+    expect(rest).toEqual([])
+    const { down } = await planMigration(EMPTY, await declared())
+    const file = await readFile(join(migrationsFolder, first ?? '', 'down.sql'), 'utf8')
+    expect(file).toBe(joinStatements(down))
   })
 
   test('give every managed object a name of its own', () => {
@@ -132,38 +230,30 @@ describe('the migrations of plinth', () => {
 
   test('are what drizzle-kit would generate: it finds nothing to do', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'plinth-generate-'))
-    try {
-      const out = join(folder, 'drizzle')
-      await cp(migrationsFolder, out, { recursive: true })
-      const had = await readdir(out)
-      const { stdout } = await promisify(execFile)('npx', [
-        'drizzle-kit',
-        'generate',
-        '--dialect=postgresql',
-        '--schema=./src/schema/index.ts',
-        `--out=${out}`,
-      ])
-      expect(stdout).toMatch(/no schema changes|nothing to migrate/i)
-      expect(await readdir(out)).toEqual(had)
-    } finally {
-      await rm(folder, { recursive: true })
-    }
+    folders.push(folder)
+    const out = join(folder, 'drizzle')
+    await cp(migrationsFolder, out, { recursive: true })
+    const had = await readdir(out)
+    const { stdout } = await run('npx', [
+      'drizzle-kit',
+      'generate',
+      '--dialect=postgresql',
+      '--schema=./src/schema/index.ts',
+      `--out=${out}`,
+    ])
+    expect(stdout).toMatch(/no schema changes|nothing to migrate/i)
+    expect(await readdir(out)).toEqual(had)
   }, 60_000)
 
   test('separate all statements, since PGlite takes one at a time', async () => {
-    for (const migration of await readMigrations(migrationsFolder)) {
-      for (const statement of migration.split('--> statement-breakpoint')) {
-        const outside = statement.replace(/\$(\w*)\$[\s\S]*?\$\1\$|'(?:[^']|'')*'|--.*/g, '')
-        expect(outside.trim().replace(/;$/, '')).not.toContain(';')
+    for (const name of await migrationNames(migrationsFolder)) {
+      for (const file of ['migration.sql', 'down.sql']) {
+        const text = await readFile(join(migrationsFolder, name, file), 'utf8')
+        for (const statement of splitStatements(text)) {
+          const outside = statement.replace(/\$(\w*)\$[\s\S]*?\$\1\$|'(?:[^']|'')*'|--.*/g, '')
+          expect(outside.trim().replace(/;$/, '')).not.toContain(';')
+        }
       }
-    }
-  })
-
-  test('come each with the snapshot that the next one is compared with', async () => {
-    for (const name of await readdir(migrationsFolder)) {
-      expect(await readFile(join(migrationsFolder, name, 'snapshot.json'), 'utf8')).toContain(
-        '"version"',
-      )
     }
   })
 })

@@ -22,8 +22,17 @@ export function createCommand(): Command {
     .action(async (name: string, { config, ts = false, json = false }: CreateOptions) => {
       const cwd = process.cwd()
       const kind = ts ? 'ts' : 'sql'
-      const path = await createMigration({ name, kind, cwd, ...(config === undefined ? {} : { config }) })
+      const path = await createMigration({
+        name,
+        kind,
+        cwd,
+        ...(config === undefined ? {} : { config }),
+      })
       const file = relative(cwd, path)
-      print(json ? JSON.stringify({ path: file }) : `write it into ${file}, and what undoes it into the down.sql beside it`)
+      print(
+        json
+          ? JSON.stringify({ path: file })
+          : `write it into ${file}, and what undoes it into the down.sql beside it`,
+      )
     })
 }

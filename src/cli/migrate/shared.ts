@@ -92,8 +92,9 @@ export const runOf = ({ accept = [], lockTimeout, maxWait }: RunCommandOptions, 
 
 /** What a dry run prints: SQL that psql takes. */
 export function printScripts(migrations: readonly PlannedMigration[], json: boolean): void {
-  if (json) return print(JSON.stringify({ dryRun: true, migrations }))
-  if (migrations.length === 0) return print('-- nothing to do')
-  for (const { name, direction, script } of migrations)
-    print(`-- ${name}, ${direction}\n${script}\n`)
+  if (json) print(JSON.stringify({ dryRun: true, migrations }))
+  else if (migrations.length === 0) print('-- nothing to do')
+  else
+    for (const { name, direction, script } of migrations)
+      print(`-- ${name}, ${direction}\n${script}\n`)
 }
