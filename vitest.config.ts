@@ -11,6 +11,7 @@ export default defineConfig({
   },
   resolve: {
     alias: {
+      'plinth/migrations': new URL('./src/migrations/index.ts', import.meta.url).pathname,
       'plinth/testing': new URL('./src/testing/index.ts', import.meta.url).pathname,
       plinth: new URL('./src/index.ts', import.meta.url).pathname,
     },

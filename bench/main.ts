@@ -5,6 +5,7 @@ import { connect } from '../src/database.ts'
 import { migrate } from '../src/migrations/apply.ts'
 import { activity } from './activity.ts'
 import { latency } from './latency.ts'
+import { migrations } from './migrations.ts'
 import { retrieval } from './retrieval.ts'
 import { scope } from './scope.ts'
 import { testing } from './testing.ts'
@@ -14,6 +15,7 @@ const benches: Record<string, (url: string) => Promise<void>> = {
   scope,
   retrieval,
   activity,
+  migrations,
   testing,
 }
 

@@ -1,5 +1,7 @@
 import { dirname, relative } from 'node:path'
 import { Command } from 'commander'
+import pc from 'picocolors'
+import type { Advice, Effect } from '../migrations/advice.ts'
 import { generate } from '../migrations/generate.ts'
 import { OpenQuestionsError } from '../migrations/renames.ts'
 import { print, printable, progress, UsageError } from './terminal.ts'
@@ -8,6 +10,7 @@ interface GenerateCommandOptions {
   rename: { from: string; to: string }[]
   create: string[]
   config?: string
+  plain?: boolean
   prove: boolean
   json?: boolean
 }
@@ -32,16 +35,18 @@ export function generateCommand(): Command {
       [],
     )
     .option('--config <path>', 'the config file (default: drizzle.config.ts)')
+    .option('--plain', 'leave statements that keep others waiting as drizzle-kit writes them')
     .option('--no-prove', 'write it without running it on a scratch database first')
     .option('--json', 'print JSON')
     .action(async (name: string | undefined, options: GenerateCommandOptions) => {
-      const { json = false, config, prove } = options
+      const { json = false, config, plain = false, prove } = options
       const ui = progress(json)
       ui.doing(prove ? 'planning, and proving on a scratch database' : 'planning')
       try {
         const made = await generate({
           cwd: process.cwd(),
           prove,
+          harden: !plain,
           renames: options.rename,
           creates: options.create,
           ...(name !== undefined && { name }),
@@ -51,6 +56,7 @@ export function generateCommand(): Command {
         if (!made) return print('nothing to generate')
         if (made.unproved) ui.done(`not proved: ${made.unproved}`)
         for (const statement of made.statements) print(`  ${summary(statement)}`)
+        for (const line of adviceLines(made.advice)) print(line)
         const folder = relative(process.cwd(), dirname(made.path))
         print(`wrote ${folder}: migration.sql, down.sql, snapshot.json, objects.json`)
       } catch (error) {
@@ -59,6 +65,18 @@ export function generateCommand(): Command {
         throw new UsageError(error.message, { cause: error })
       }
     })
+}
+
+/** The worst first; what waits for a moment only is not worth a line. */
+function adviceLines(advice: readonly Advice[]): string[] {
+  const worth = advice.filter(({ lasts, effect }) => lasts !== 'moment' && effect !== 'style')
+  const order: Effect[] = ['loses', 'rewrites', 'fails', 'breaks', 'locks']
+  return worth
+    .toSorted((a, b) => order.indexOf(a.effect) - order.indexOf(b.effect))
+    .flatMap(({ statement, effect, message, alternative }) => [
+      `${effect === 'loses' ? pc.red('!') : pc.yellow('!')} statement ${statement + 1} ${printable(message)}`,
+      ...(alternative ? [`    instead: ${printable(alternative)}`] : []),
+    ])
 }
 
 /** The first line of a statement that says something. */

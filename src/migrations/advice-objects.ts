@@ -83,14 +83,18 @@ function adviseOnNewTable(
   sayDefaultPartition({ ...situation, on }, 'create-partition')
 }
 
-function adviseOnIndex({ say, isInUse, tableOf }: Situation, index: IndexStmt): void {
+/** Whether plinth runs it as CONCURRENTLY, though it is written plainly. */
+const isMarked = ({ statement }: Situation) => statement.directives.includes('concurrently')
+
+function adviseOnIndex(situation: Situation, index: IndexStmt): void {
+  const { say, isInUse, tableOf } = situation
   const on = nameOf(index.relation)
   if (!isInUse(on)) return
   if (index.unique) {
     const message = 'refused if two rows have the same values'
     say({ rule: 'create-index', effect: 'fails', on, message })
   }
-  if (index.concurrent) return
+  if (index.concurrent || isMarked(situation)) return
   const alternative = tableOf(on)?.isPartitioned
     ? 'on each partition CREATE INDEX CONCURRENTLY; then on the parent CREATE INDEX … ON ONLY, and attach them'
     : 'CREATE INDEX CONCURRENTLY, outside of a transaction ("-- plinth: concurrently" above it)'
@@ -148,7 +152,7 @@ function adviseOnDrop(situation: Situation, statement: DropStmt): void {
     if (removeType === 'OBJECT_INDEX') {
       const index = known.indexes.get(keyOf(on))
       const table = index && known.tables.get(index.table)?.name
-      if (statement.concurrent || (table && !isInUse(table))) continue
+      if (statement.concurrent || isMarked(situation) || (table && !isInUse(table))) continue
       const alternative = 'DROP INDEX CONCURRENTLY ("-- plinth: concurrently" above it)'
       brief('drop-index', table ?? on, alternative)
     } else if (removeType === 'OBJECT_TRIGGER' || removeType === 'OBJECT_POLICY') {

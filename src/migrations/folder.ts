@@ -44,8 +44,7 @@ export interface Migration {
 }
 
 /** SHA-256 in hexadecimal. */
-export const checksumOf = (content: string): string =>
-  createHash('sha256').update(content).digest('hex')
+const checksumOf = (content: string): string => createHash('sha256').update(content).digest('hex')
 
 /** The length of `20261121024851_`. */
 const STAMP = 15
@@ -78,7 +77,9 @@ async function readSource(source: MigrationSource): Promise<Migration[]> {
     throw new MigrationError(`${folder} is of an older drizzle-kit; run: npx drizzle-kit up`)
   }
   const entries = await readdir(folder, { withFileTypes: true }).catch((error) => {
-    throw new MigrationError(`cannot read the migrations of ${source.name}: ${error.message}`)
+    throw new MigrationError(
+      `cannot read the migrations of ${source.name} (${error.code} ${folder}); to make the first one, run: plinth generate`,
+    )
   })
   const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
   const present = names.filter((name) => existsSync(join(folder, name, 'migration.sql'))).sort()

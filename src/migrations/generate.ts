@@ -1,14 +1,19 @@
+import { existsSync } from 'node:fs'
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { MigrationError } from '../errors.ts'
 import type { ManagedObject } from '../schema/managed.ts'
-import { plinthSource } from './folder.ts'
+import { type Advice, adviseOn } from './advice.ts'
+import { plinthSource, readMigrations } from './folder.ts'
+import { harden } from './harden.ts'
 import { checkSchema, stateOfExports, stateOfSnapshots, writeSnapshot } from './kit.ts'
 import { joinStatements } from './order.ts'
+import { textsOf } from './parse.ts'
 import { type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 import { loadProject, type Project } from './project.ts'
 import { missingExtensions, openScratch, provePlan } from './prove.ts'
 import type { Answers } from './renames.ts'
+import { type Known, knownAfter } from './replay.ts'
 
 export interface GenerateOptions extends Answers {
   /** What the migration is called; drizzle-kit makes a name up otherwise. */
@@ -19,8 +24,11 @@ export interface GenerateOptions extends Answers {
   cwd: string
   /** Whether to run the migration on a scratch database before it is written. */
   prove?: boolean
-  /** What is done to the statements between planning and proving them. */
-  harden?: (plan: MigrationPlan, prev: SchemaState) => MigrationPlan | Promise<MigrationPlan>
+  /**
+   * Whether statements that would keep others waiting are replaced: indexes of tables in use are built
+   * concurrently, constraints are validated on their own.
+   */
+  harden?: boolean
 }
 
 export interface GeneratedMigration {
@@ -31,6 +39,8 @@ export interface GeneratedMigration {
   /** What migration.sql and down.sql hold. */
   readonly statements: readonly string[]
   readonly down: readonly string[]
+  /** What it locks, rewrites, loses or breaks. */
+  readonly advice: readonly Advice[]
   /** Why it was not proved, where it was not. */
   readonly unproved?: string
 }
@@ -49,7 +59,7 @@ export async function generate({
   config,
   cwd,
   prove = true,
-  harden = (plan) => plan,
+  harden: isHardened = true,
   ...answers
 }: GenerateOptions): Promise<GeneratedMigration | undefined> {
   const project = await loadProject({ ...(config !== undefined && { config }), cwd })
@@ -62,7 +72,8 @@ export async function generate({
   }
   const planned = await planMigration(prev, declared, answers)
   if (isCustom && planned.up.length === 0 && planned.down.length === 0) return
-  const plan = await harden(planned, prev)
+  const known = await knownBefore(project)
+  const plan = isHardened ? { ...planned, up: await harden(planned.up, { known }) } : planned
   const unproved = prove ? await proveProject(project, prev, plan) : 'as was asked'
   const path = await write(project, plan, { isCustom, ...(name !== undefined && { name }) })
   return {
@@ -70,8 +81,17 @@ export async function generate({
     name: basename(dirname(path)),
     statements: plan.up,
     down: plan.down,
+    advice: await adviseOn(plan.up, { known }),
     ...(unproved !== undefined && { unproved }),
   }
+}
+
+/** What is there before the migration, by those before it. */
+async function knownBefore({ source }: Project): Promise<Known> {
+  const sources = source === plinthSource ? [plinthSource] : [plinthSource, source]
+  const there = sources.filter(({ folder }) => existsSync(folder))
+  const migrations = await readMigrations(there)
+  return knownAfter(migrations.map(({ name, content }) => ({ name, texts: textsOf(content) })))
 }
 
 /** @returns why the plan could not be proved, where it could not. */

@@ -172,6 +172,7 @@ export async function trySessionLock(session: Database): Promise<boolean> {
   ).locked
 }
 
+/** Gives it back. */
 export async function releaseSessionLock(session: Database): Promise<void> {
   await rowsOf(session, sql`select pg_advisory_unlock(${KEY})`)
 }
@@ -217,6 +218,7 @@ export async function recordStart(db: Database, migration: Migration, direction:
   )
 }
 
+/** Records that a step outside of a transaction is begun: from here on it may be half done. */
 export async function recordStepStarted(db: Database, name: string) {
   await rowsOf(
     db,
@@ -224,6 +226,7 @@ export async function recordStepStarted(db: Database, name: string) {
   )
 }
 
+/** Records how many steps are done. */
 export async function recordStep(db: Database, name: string, step: number) {
   await rowsOf(
     db,
@@ -231,6 +234,7 @@ export async function recordStep(db: Database, name: string, step: number) {
   )
 }
 
+/** Records how far a data migration has come. */
 export async function recordProgress(db: Database, name: string, progress: unknown) {
   await rowsOf(
     db,

@@ -24,7 +24,7 @@ export interface RevertOptions extends MigrationsOptions, RunOptions {
 const NOTHING = 'nothing'
 
 /** Something that would be lost, such as `column app.posts.title`, and how many rows or values of it there are. */
-export interface RevertLoss {
+interface RevertLoss {
   name: string
   rows: number
 }

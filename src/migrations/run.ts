@@ -64,7 +64,8 @@ export const settingsOf = (
   'plinth.migrating': 'on',
 })
 
-export async function applySettings(
+/** Makes the settings of a migration for a transaction, or for the rest of a session. */
+async function applySettings(
   db: Database,
   lockTimeoutMs: number,
   source: Pick<MigrationSource, 'searchPath'>,

@@ -139,13 +139,28 @@ export const one = managedFunction('app.one()', sql\`create or replace function 
     expect(await filesOf(join(cwd, 'migrations'))).toEqual([])
   }, 60_000)
 
-  test('is changed by what hardens the plan, before it is proved', async () => {
+  test('builds an index of a table in use beside the writers, and says what waits otherwise', async () => {
     const cwd = await makeProject()
-    const harden = async (plan: Awaited<ReturnType<typeof planMigration>>) => ({
-      ...plan,
-      up: [...plan.up, 'create table app.more (id integer)'],
-    })
-    await expect(generate({ cwd, harden })).rejects.toThrow(/table app\.more/)
+    await generate({ cwd, prove: false })
+    const file = join(cwd, 'db', 'schema.ts')
+    const schema = await readFile(file, 'utf8')
+    await writeFile(
+      file,
+      schema
+        .replace('{ foreignKey,', '{ foreignKey, index,')
+        .replace('primaryKey({', "index('posts_title_idx').on(t.title), primaryKey({"),
+    )
+    const plain = await generate({ cwd, name: 'plain', harden: false })
+    expect(plain?.statements).toEqual([
+      'CREATE INDEX "posts_title_idx" ON "app"."posts" ("title");',
+    ])
+    expect(plain?.advice).toMatchObject([{ effect: 'locks', table: 'app.posts', waits: 'writes' }])
+    await rm(join(cwd, 'migrations', plain?.name ?? ''), { recursive: true })
+    const hardened = await generate({ cwd, name: 'hardened' })
+    expect(hardened?.statements).toEqual([
+      '-- plinth: concurrently\nCREATE INDEX "posts_title_idx" ON "app"."posts" ("title");',
+    ])
+    expect(hardened?.advice).toEqual([])
   }, 60_000)
 })
 

@@ -27,7 +27,7 @@ export const configOption = () =>
 
 export const list = (value: string, before: string[] = []): string[] => [...before, value]
 
-export const milliseconds = (text: string): number => {
+const milliseconds = (text: string): number => {
   const value = Number(text)
   if (!Number.isInteger(value) || value < 1)
     throw new InvalidArgumentError('write whole milliseconds.')
