@@ -1,15 +1,9 @@
-import { stripVTControlCharacters } from 'node:util'
 import { structuredPatch } from 'diff'
 import type { Difference } from '../migrations/compare.ts'
 import type { Verification } from '../migrations/verify.ts'
+import { harmless } from './terminal.ts'
 
 const CONTEXT_LINES = 2
-
-/** Text from a database, without what a terminal would obey; its lines and tabs stay. */
-const harmless = (text: string): string =>
-  stripVTControlCharacters(text)
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
-    .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
 
 const keyOf = ({ kind, name }: Difference) => `${kind} ${name}`
 

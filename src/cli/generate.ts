@@ -82,6 +82,6 @@ function adviceLines(advice: readonly Advice[]): string[] {
 /** The first line of a statement that says something. */
 const summary = (statement: string) => {
   const line = statement.split('\n').find((it) => it.trim() !== '' && !it.startsWith('-- plinth:'))
-  const text = printable(line ?? '')
+  const text = printable(line ?? '').replace(/^-- /, '')
   return text.length > 100 ? `${text.slice(0, 99)}…` : text
 }

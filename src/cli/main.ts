@@ -11,12 +11,19 @@ const { version } = JSON.parse(
   await readFile(new URL('../../package.json', import.meta.url), 'utf8'),
 ) as { version: string }
 
+/** Hands the settings of a command down to all below it. */
+function inherit(command: Command, parent: Command): Command {
+  command.copyInheritedSettings(parent)
+  for (const one of command.commands) inherit(one, command)
+  return command
+}
+
 const program = new Command('plinth')
   .description('The database layer of an AI product: on PGlite without a server, and on Postgres.')
   .version(version)
   .exitOverride()
 for (const command of [demoCommand(), generateCommand(), migrateCommand(), partitionsCommand()]) {
-  program.addCommand(command.copyInheritedSettings(program))
+  program.addCommand(inherit(command, program))
 }
 
 try {

@@ -21,7 +21,7 @@ export function migrateCommand(): Command {
     baselineCommand(),
     auditCommand(),
   ]) {
-    command.addCommand(one.copyInheritedSettings(command))
+    command.addCommand(one)
   }
-  return command.addCommand(upCommand().copyInheritedSettings(command), { isDefault: true })
+  return command.addCommand(upCommand(), { isDefault: true })
 }

@@ -1,7 +1,13 @@
 import { stripVTControlCharacters } from 'node:util'
 import { CommanderError } from 'commander'
 import pc from 'picocolors'
-import { ForbiddenError, PlinthError, ValidationError } from '../errors.ts'
+import {
+  ForbiddenError,
+  MigrationError,
+  MigrationStateError,
+  PlinthError,
+  ValidationError,
+} from '../errors.ts'
 
 /** Wrong input to a command. One line says what is wrong. */
 export class UsageError extends PlinthError {
@@ -38,8 +44,19 @@ export function tell(error: unknown): void {
     error instanceof ForbiddenError && error.reason === 'permission'
       ? ' (migrations and partitions need an owner’s rights: see docs/production.md)'
       : ''
-  process.stderr.write(`${pc.red('error:')} ${printable(text)}${hint}\n`)
+  // A migration's problem has lines of its own: one for each, and the diff of an edit.
+  const isLong = [error, error instanceof Error ? error.cause : undefined].some(
+    (one) => one instanceof MigrationError || one instanceof MigrationStateError,
+  )
+  const shown = isLong ? harmless(text) : printable(text)
+  process.stderr.write(`${pc.red('error:')} ${shown}${hint}\n`)
 }
+
+/** The same without what a terminal would obey, but with its lines and tabs. */
+export const harmless = (text: string): string =>
+  stripVTControlCharacters(text)
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
+    .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
 
 /** Text from files and databases, made harmless: on one line, and without what a terminal would obey. */
 export const printable = (text: string): string =>

@@ -20,7 +20,7 @@ const SQL = `-- Statements, with "--> statement-breakpoint" between two of them.
 -- "-- plinth: concurrently" above a CREATE INDEX builds it beside the writers; "-- plinth: step" begins a new transaction.
 `
 
-const DOWN = `-- What undoes migration.sql, in the same form. Without a statement it cannot be reverted.
+const DOWN = `-- The rows stay as they are, unless migration.ts has a \`down\`.
 `
 
 // drizzle-kit would record it as applied, and the rows would stay as they are.
@@ -72,8 +72,9 @@ export async function createMigration({
   const folder = dirname(path)
   await writeObjects(folder, objects)
   await writeFile(path, kind === 'ts' ? GUARD : SQL)
-  await writeFile(join(folder, 'down.sql'), DOWN)
+  // Without a down.sql it cannot be reverted, and that is said.
   if (kind === 'sql') return path
+  await writeFile(join(folder, 'down.sql'), DOWN)
   await writeFile(join(folder, 'migration.ts'), MODULE)
   return join(folder, 'migration.ts')
 }

@@ -122,10 +122,12 @@ async function revertible(db: Database, options: RevertOptions): Promise<Migrati
     to === undefined
       ? applied.slice(-count)
       : applied.filter((migration) => migrations.indexOf(migration) >= from)
-  const fixed = due.filter(({ down }) => !down?.length)
+  const fixed = due.filter(({ down }) => down === undefined)
   if (fixed.length > 0) {
     const names = fixed.map(({ name }) => name).join(', ')
-    throw new MigrationError(`${names} cannot be reverted: write what undoes it into its down.sql`)
+    throw new MigrationError(
+      `${names} cannot be reverted: write what undoes it into a down.sql beside its migration.sql`,
+    )
   }
   return due.reverse()
 }

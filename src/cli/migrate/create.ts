@@ -32,7 +32,7 @@ export function createCommand(): Command {
       print(
         json
           ? JSON.stringify({ path: file })
-          : `write it into ${file}, and what undoes it into the down.sql beside it`,
+          : `write it into ${file}${kind === 'sql' ? ', and what undoes it into a down.sql beside it' : ''}`,
       )
     })
 }
