@@ -218,7 +218,7 @@ describe('the migrations of a project', () => {
     const audit = await plinth('migrate', 'audit')
     expect(audit.code).toBe(0)
     expect(audit.out).toMatch(/^# Audit of the migrations\n\n0 errors/)
-    expect(audit.out).toContain('| missing-down |')
+    expect(audit.out).toContain('| down-missing |')
     const json = JSON.parse((await migrate('audit', '--json', '--database')).out)
     expect(json.length).toBeGreaterThan(0)
     expect((await plinth('migrate', 'audit', '--fail-on', 'warning')).code).toBe(1)

@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
 import { audit, type Severity } from '../../migrations/audit.ts'
+import { plinthSource, readMigrations } from '../../migrations/folder.ts'
 import { loadConfig, sourcesOf } from '../../migrations/project.ts'
 import { migrationStatus } from '../../migrations/status.ts'
 import { formatAudit } from '../audit-report.ts'
@@ -42,7 +43,13 @@ export function auditCommand(): Command {
       })
       const where = folders ? { folders } : { sources: sourcesOf(config) }
       const applied = database ? await appliedOf(options) : undefined
-      const findings = await audit({ ...where, ...(applied ? { applied } : {}) })
+      const found = await audit({ ...where, ...(applied ? { applied } : {}) })
+      // What a project can mend is in its own migrations; plinth's are read for what they make.
+      const plinths =
+        config?.source === plinthSource || folders ? [] : await readMigrations([plinthSource])
+      const findings = config
+        ? found.filter(({ migration }) => !plinths.some(({ name }) => name === migration))
+        : found
       print(formatAudit(findings, json ? 'json' : 'markdown'))
       if (findings.some(({ severity }) => FAILING[failOn].includes(severity)))
         throw new FailedCheck()
