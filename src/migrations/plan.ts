@@ -64,6 +64,10 @@ export async function planMigration(
 const move = (state: readonly Entity[], renames: readonly Rename[]): Entity[] =>
   renames.reduce((now, rename) => now.map((it) => renamed(it, rename)), [...state])
 
+/** As if somebody had written every name: drizzle-kit does not rename what it has named itself. */
+const named = (state: readonly Entity[]): Entity[] =>
+  state.map((entity) => ('nameExplicit' in entity ? { ...entity, nameExplicit: true } : entity))
+
 /** The steps of one direction: what takes labels in, takes away, renames, and makes. */
 async function planSteps(
   prev: SchemaState,
@@ -99,7 +103,7 @@ async function planSteps(
   const middle = keep(enlarged)
   const dropped = await dropSteps(enlarged, middle, affected, objects, rewritten)
   const away = rewritten.size > 0 ? moveAside([...rewritten.values()]) : { before: [], after: [] }
-  const renaming = await diff(middle, move(middle, renames), renames)
+  const renaming = await diff(named(middle), named(move(middle, renames)), renames)
   const made = await makeSteps(keep(grown.state(moved)), to, next.objects, affected, objects, {
     partitionings: partitioningsOf(next.objects),
     copies: rewriteSteps([...rewritten.values()], from, moved, to),

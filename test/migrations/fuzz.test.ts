@@ -1,10 +1,9 @@
 import { sql } from 'drizzle-orm'
 import fc from 'fast-check'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, test } from 'vitest'
 import { type Connection, connect, type Database } from '../../src/database.ts'
-import { EMPTY, planMigration, type SchemaState } from '../../src/migrations/plan.ts'
+import { planMigration } from '../../src/migrations/plan.ts'
 import { openScratch, provePlan } from '../../src/migrations/prove.ts'
-import { pathOf } from '../../src/migrations/renames.ts'
 import { adminUrl } from '../support/database.ts'
 import { models, stateOf } from '../support/models.ts'
 
@@ -23,12 +22,6 @@ afterAll(async () => {
   for (const [, db] of engines) await db.close()
 })
 
-/** That nothing was renamed. */
-const creates = ({ ddl }: SchemaState) => ({
-  creates: [] as string[],
-  all: ddl.map((it) => pathOf(it).join('.')),
-})
-
 describe.each(engines)('on %s', (_, db: Database) => {
   test(`any schema becomes any other one, and comes back (seed ${seed})`, async () => {
     await fc.assert(
@@ -41,6 +34,3 @@ describe.each(engines)('on %s', (_, db: Database) => {
     )
   }, 3_600_000)
 })
-void creates
-void EMPTY
-void expect
