@@ -3,9 +3,9 @@ import { migrate as drizzleMigrate } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
 import { connect } from '../src/database.ts'
 import { migrate } from '../src/migrations/apply.ts'
+import { verify } from '../src/migrations/catalog/verify.ts'
 import { migrationsFolder } from '../src/migrations/folder.ts'
 import { migrationStatus } from '../src/migrations/status.ts'
-import { verify } from '../src/migrations/verify.ts'
 import { median, printTable } from './support.ts'
 
 const ROUNDS = 7

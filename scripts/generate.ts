@@ -1,4 +1,4 @@
-import { generate } from '../src/migrations/generate.ts'
+import { generate } from '../src/migrations/generate/generate.ts'
 
 const name = process.argv[2]
 const made = await generate({ cwd: process.cwd(), ...(name !== undefined && { name }) })

@@ -1,4 +1,4 @@
-import type { Finding, Severity } from '../migrations/audit.ts'
+import type { Finding, Severity } from '../migrations/advice/audit.ts'
 
 const HEADINGS: Record<Severity, string> = {
   error: 'Errors',

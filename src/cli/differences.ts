@@ -1,6 +1,6 @@
 import { structuredPatch } from 'diff'
-import type { Difference } from '../migrations/compare.ts'
-import type { Verification } from '../migrations/verify.ts'
+import type { Difference } from '../migrations/catalog/compare.ts'
+import type { Verification } from '../migrations/catalog/verify.ts'
 import { harmless } from './terminal.ts'
 
 const CONTEXT_LINES = 2

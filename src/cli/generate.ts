@@ -1,9 +1,9 @@
 import { dirname, relative } from 'node:path'
 import { Command } from 'commander'
 import pc from 'picocolors'
-import type { Advice, Effect } from '../migrations/advice.ts'
-import { generate } from '../migrations/generate.ts'
-import { OpenQuestionsError } from '../migrations/renames.ts'
+import type { Advice, Effect } from '../migrations/advice/advice.ts'
+import { generate } from '../migrations/generate/generate.ts'
+import { OpenQuestionsError } from '../migrations/generate/renames.ts'
 import { print, printable, progress, UsageError } from './terminal.ts'
 
 interface GenerateCommandOptions {

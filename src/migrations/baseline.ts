@@ -2,13 +2,13 @@ import { sql } from 'drizzle-orm'
 import { type Database, only, rowsOf } from '../database.ts'
 import { MigrationError } from '../errors.ts'
 import { migrate } from './apply.ts'
+import type { ScratchOptions } from './catalog/scratch.ts'
+import { type Verification, verify } from './catalog/verify.ts'
 import { findMigration, plinthSource, readMigrations } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { type LegacyMigration, readLegacyFiles, readLegacyTable } from './legacy.ts'
 import { inTurn, type RunOptions } from './run.ts'
-import type { ScratchOptions } from './scratch.ts'
 import { compareWithLedger, type MigrationsOptions } from './status.ts'
-import { type Verification, verify } from './verify.ts'
 
 export interface BaselineOptions extends MigrationsOptions, ScratchOptions, RunOptions {
   /** The last migration that the database has already: its name, the beginning of it, or its place in the list. */

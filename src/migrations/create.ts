@@ -1,8 +1,8 @@
 import { writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { checkText } from '../validation.ts'
-import { readState, writeObjects } from './generate.ts'
-import { writeSnapshot } from './kit.ts'
+import { readState, writeObjects } from './generate/generate.ts'
+import { writeSnapshot } from './generate/kit.ts'
 import { loadProject } from './project.ts'
 
 export interface CreateMigrationOptions {

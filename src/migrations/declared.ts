@@ -2,8 +2,8 @@ import { sql } from 'drizzle-orm'
 import type { Database } from '../database.ts'
 import { migrate } from './apply.ts'
 import { type MigrationSource, plinthSource } from './folder.ts'
-import { stateOfExports } from './kit.ts'
-import { EMPTY, planMigration } from './plan.ts'
+import { stateOfExports } from './generate/kit.ts'
+import { EMPTY, planMigration } from './generate/plan.ts'
 import { loadProject, type ProjectConfig } from './project.ts'
 
 export interface Declaration {

@@ -1,6 +1,6 @@
 import type { Node } from 'libpg-query'
-import { named, nameOf, quotedName, stringsOf } from './names.ts'
-import { commandsOf, readStatements, type Statement, textsOf } from './parse.ts'
+import { named, nameOf, quotedName, stringsOf } from './advice/names.ts'
+import { commandsOf, readStatements, type Statement, textsOf } from './advice/parse.ts'
 
 /** The index that a statement makes or drops, quoted. */
 export interface IndexTarget {

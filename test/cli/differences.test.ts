@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { formatDifferences, formatMend } from '../../src/cli/differences.ts'
-import type { Difference } from '../../src/migrations/compare.ts'
+import type { Difference } from '../../src/migrations/catalog/compare.ts'
 
 const format = (...differences: Difference[]) =>
   formatDifferences({ equal: differences.length === 0, differences, operational: [] })

@@ -7,9 +7,9 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { formatAudit } from '../../src/cli/audit-report.ts'
 import { rowsOf } from '../../src/database.ts'
 import { MigrationError } from '../../src/errors.ts'
-import { type AuditOptions, audit, type MigrationFile } from '../../src/migrations/audit.ts'
+import { type AuditOptions, audit, type MigrationFile } from '../../src/migrations/advice/audit.ts'
+import { knownAfter } from '../../src/migrations/advice/replay.ts'
 import { migrationsFolder, plinthSource, readMigrations } from '../../src/migrations/folder.ts'
-import { knownAfter } from '../../src/migrations/replay.ts'
 import { makePglite, makeServerDatabase, runAll } from '../support/scratch.ts'
 
 const folders: string[] = []

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { countLosses, lossesOf } from '../../src/migrations/losses.ts'
+import { countLosses, lossesOf } from '../../src/migrations/advice/losses.ts'
 import { makePglite, makeServerDatabase, runAll } from '../support/scratch.ts'
 
 const SETUP = [

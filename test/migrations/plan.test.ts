@@ -14,10 +14,10 @@ import {
 import { afterAll, describe, expect, test } from 'vitest'
 import { type Database, rowsOf } from '../../src/database.ts'
 import { MigrationError } from '../../src/errors.ts'
-import { stateOfExports } from '../../src/migrations/kit.ts'
-import { EMPTY, planMigration, type SchemaState } from '../../src/migrations/plan.ts'
-import { openScratch, provePlan } from '../../src/migrations/prove.ts'
-import { type Answers, OpenQuestionsError } from '../../src/migrations/renames.ts'
+import { stateOfExports } from '../../src/migrations/generate/kit.ts'
+import { EMPTY, planMigration, type SchemaState } from '../../src/migrations/generate/plan.ts'
+import { openScratch, provePlan } from '../../src/migrations/generate/prove.ts'
+import { type Answers, OpenQuestionsError } from '../../src/migrations/generate/renames.ts'
 import {
   type ManagedObject,
   managedComment,

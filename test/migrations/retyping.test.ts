@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { describe, expect, test } from 'vitest'
 import { rowsOf } from '../../src/database.ts'
-import { adviseOn } from '../../src/migrations/advice.ts'
-import { knownAfter } from '../../src/migrations/replay.ts'
+import { adviseOn } from '../../src/migrations/advice/advice.ts'
+import { knownAfter } from '../../src/migrations/advice/replay.ts'
 import { measure } from '../support/measured.ts'
 import { makeServerDatabase, runAll } from '../support/scratch.ts'
 

@@ -3,8 +3,8 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, type Database, rowsOf } from '../../src/database.ts'
 import { ScratchError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
-import { type ScratchOptions, withScratch } from '../../src/migrations/scratch.ts'
-import { type Verification, verify } from '../../src/migrations/verify.ts'
+import { type ScratchOptions, withScratch } from '../../src/migrations/catalog/scratch.ts'
+import { type Verification, verify } from '../../src/migrations/catalog/verify.ts'
 import { adminUrl } from '../support/database.ts'
 
 const build = async (db: Database) => {

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { type Database, rowsOf } from '../../src/database.ts'
-import { LOCKS, type Lock, waitsOf } from '../../src/migrations/locks.ts'
+import { LOCKS, type Lock, waitsOf } from '../../src/migrations/advice/locks.ts'
 
 /** What a statement was seen to do to a table that was there before. */
 export interface Measured {

@@ -22,8 +22,8 @@ import {
   varchar,
 } from 'drizzle-orm/pg-core'
 import fc from 'fast-check'
-import { stateOfExports } from '../../src/migrations/kit.ts'
-import type { SchemaState } from '../../src/migrations/plan.ts'
+import { stateOfExports } from '../../src/migrations/generate/kit.ts'
+import type { SchemaState } from '../../src/migrations/generate/plan.ts'
 import {
   managedComment,
   managedConstraint,

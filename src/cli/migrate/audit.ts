@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import { audit, type Severity } from '../../migrations/audit.ts'
+import { audit, type Severity } from '../../migrations/advice/audit.ts'
 import { plinthSource, readMigrations } from '../../migrations/folder.ts'
 import { loadConfig, sourcesOf } from '../../migrations/project.ts'
 import { migrationStatus } from '../../migrations/status.ts'

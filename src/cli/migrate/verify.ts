@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
+import { verify } from '../../migrations/catalog/verify.ts'
 import { declaredBuild } from '../../migrations/declared.ts'
-import { verify } from '../../migrations/verify.ts'
 import { formatDifferences } from '../differences.ts'
 import { FailedCheck, print } from '../terminal.ts'
 import { list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'

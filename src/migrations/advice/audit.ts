@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { MigrationError } from '../errors.ts'
+import { MigrationError } from '../../errors.ts'
 import {
   checkApplied,
   checkDowns,

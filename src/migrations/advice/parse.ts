@@ -1,5 +1,5 @@
 import type { AlterTableCmd, Node, ParseResult, ScanResult, SqlError } from 'libpg-query'
-import { MigrationError } from '../errors.ts'
+import { MigrationError } from '../../errors.ts'
 
 /** What a comment above a statement asks of the migrator. */
 type Directive = 'concurrently' | 'step'

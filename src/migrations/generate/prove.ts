@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm'
-import { type Connection, connect, type Database, rowsOf } from '../database.ts'
-import { MigrationError } from '../errors.ts'
-import { migrate } from './apply.ts'
-import { catalogOf } from './catalog.ts'
+import { type Connection, connect, type Database, rowsOf } from '../../database.ts'
+import { MigrationError } from '../../errors.ts'
+import { migrate } from '../apply.ts'
+import { catalogOf } from '../catalog/catalog.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */

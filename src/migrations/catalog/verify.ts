@@ -1,4 +1,4 @@
-import type { Database } from '../database.ts'
+import type { Database } from '../../database.ts'
 import { type Catalog, type Facet, keyOf, readCatalog } from './catalog.ts'
 import { compareCatalogs, type Difference } from './compare.ts'
 import { type OperationalObjects, operationalObjects } from './operational.ts'

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { parse } from 'libpg-query'
-import type { ManagedObject } from '../schema/managed.ts'
+import type { ManagedObject } from '../../schema/managed.ts'
 import { partsOf, type Thing } from './references.ts'
 
 const NAME = String.raw`(?:"(?:[^"]|"")+"|[\w$]+)(?:\s*\.\s*(?:"(?:[^"]|"")+"|[\w$]+))*`

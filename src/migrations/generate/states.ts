@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { ManagedObject } from '../schema/managed.ts'
+import type { ManagedObject } from '../../schema/managed.ts'
 import { indexOf } from './affected.ts'
 import type { Entity, EntityOf, Rename } from './kit.ts'
 import { splitName } from './objects.ts'

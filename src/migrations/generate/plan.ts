@@ -1,4 +1,4 @@
-import type { ManagedObject } from '../schema/managed.ts'
+import type { ManagedObject } from '../../schema/managed.ts'
 import { findAffected, indexOf, tableOf, thingsOf } from './affected.ts'
 import { diff, type Entity, type EntityOf, type Rename } from './kit.ts'
 import { render, type Step } from './order.ts'

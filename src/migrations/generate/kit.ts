@@ -1,5 +1,5 @@
 import type { Hint } from 'drizzle-kit/api-postgres'
-import { MigrationError, MissingPackageError } from '../errors.ts'
+import { MigrationError, MissingPackageError } from '../../errors.ts'
 
 // All that plinth knows of drizzle-kit, which is a release candidate and may change.
 const api = () => load(import('drizzle-kit/api-postgres'))

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { type Database, rowsOf } from '../database.ts'
+import { type Database, rowsOf } from '../../database.ts'
 import { type FacetQuery, SOURCES, selectFacets } from './facets.ts'
 import { OBJECT_FACETS } from './facets-objects.ts'
 import { RIGHT_FACETS } from './facets-rights.ts'

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { MigrationError } from '../errors.ts'
+import { MigrationError } from '../../errors.ts'
 import type { Entity, Rename, RenameKind } from './kit.ts'
 
 /** What a created entity may be: one that was renamed, or a new one. */

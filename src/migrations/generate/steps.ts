@@ -1,4 +1,4 @@
-import type { ManagedObject } from '../schema/managed.ts'
+import type { ManagedObject } from '../../schema/managed.ts'
 import { type Affected, definitionOf, indexOf, isSame, tableOf, thingsOf } from './affected.ts'
 import { isCastable } from './casts.ts'
 import { diff, type Entity } from './kit.ts'

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { ManagedObject } from '../schema/managed.ts'
+import type { ManagedObject } from '../../schema/managed.ts'
 import type { Entity, EntityOf } from './kit.ts'
 import { createdBy, isCall, targetsOf } from './objects.ts'
 import { type References, referencesOf, refersTo, type Thing } from './references.ts'

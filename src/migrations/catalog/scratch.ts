@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { sql } from 'drizzle-orm'
-import { type Connection, connect, type Database, rowsOf } from '../database.ts'
-import { ForbiddenError, MigrationError, ScratchError } from '../errors.ts'
+import { type Connection, connect, type Database, rowsOf } from '../../database.ts'
+import { ForbiddenError, MigrationError, ScratchError } from '../../errors.ts'
 
 /** Of the database's own server. Its clock, since it is the server that keeps what a crash leaves behind. */
 const LEFTOVER = '^plinth_scratch_\\d{14}_[0-9a-f]{12}$'

@@ -1,5 +1,5 @@
 import { type SQL, sql } from 'drizzle-orm'
-import { type Database, rowsOf } from '../database.ts'
+import { type Database, rowsOf } from '../../database.ts'
 import {
   type ColumnType,
   keyOf,
