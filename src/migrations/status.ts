@@ -173,7 +173,9 @@ function differenceOf({ name, content }: Migration, row: LedgerRow | undefined):
     return 'only the line endings differ; keep *.sql from being converted (.gitattributes: *.sql -text)'
   }
   const path = `${name}/migration.sql`
-  return createTwoFilesPatch(path, path, applied, content, 'as applied', 'in the folder')
+  const patch = createTwoFilesPatch(path, path, applied, content, 'as applied', 'in the folder')
+  // Above it are the lines of another tool's header.
+  return patch.slice(patch.indexOf('---')).trimEnd()
 }
 
 /** What the database has and no folder. */
