@@ -166,14 +166,5 @@ DROP SCHEMA "identity";
 --> statement-breakpoint
 DROP SCHEMA "search";
 --> statement-breakpoint
--- managed: extension btree_gist
-drop extension if exists btree_gist;
---> statement-breakpoint
--- managed: extension btree_gin
-drop extension if exists btree_gin;
---> statement-breakpoint
--- managed: extension vector
-drop extension if exists vector;
---> statement-breakpoint
 -- managed: schema partitions
 drop schema if exists partitions;

@@ -70,13 +70,15 @@ exception when duplicate_object or unique_violation then null;
 end $$`),
   )
 
-/** An extension, in `public`, where the schema's types and operators are looked for. */
+/**
+ * An extension, in `public`, where the schema's types and operators are looked for. It is left there when
+ * it is not declared any more: others may use it, and it may be another one's to drop.
+ */
 export const managedExtension = (name: string) =>
   managed(
     'before',
     `extension ${name}`,
     sql.raw(`create extension if not exists ${name} with schema public`),
-    sql.raw(`drop extension if exists ${name}`),
   )
 
 /** A Postgres schema that drizzle must not see, since it would propose to drop what is in it. */

@@ -12,6 +12,7 @@ import { migrate } from '../../src/migrations/apply.ts'
 import { catalogOf } from '../../src/migrations/catalog/catalog.ts'
 import { stateOfExports } from '../../src/migrations/generate/kit.ts'
 import { EMPTY, planMigration } from '../../src/migrations/generate/plan.ts'
+import { revert } from '../../src/migrations/revert.ts'
 import type { MigrationProgress } from '../../src/migrations/run.ts'
 import * as schema from '../../src/schema/index.ts'
 import { managedObjects } from '../../src/schema/objects.ts'
@@ -97,6 +98,25 @@ describe('migrate', () => {
     expect(await migrate(migrated.db, { onProgress: () => expect.unreachable() })).toEqual([])
     expect(await catalogOf(migrated.db)).toEqual(expected)
   })
+
+  test('goes to nothing and back, migration by migration', async () => {
+    const { db } = await makeScratch()
+    const empty = await catalogOf(db)
+    await migrate(db)
+    expect(await revert(db, { to: 'nothing', allowDataLoss: true })).toEqual(applied.toReversed())
+    // Roles and extensions stay: others may use them.
+    const isOurs = (key: string) => !/^(role|extension) /.test(key)
+    const objects = (catalog: object) => Object.keys(catalog).filter(isOurs)
+    expect(objects(await catalogOf(db))).toEqual(objects(empty))
+    for (const name of applied) {
+      expect(await migrate(db, { to: name })).toEqual([name])
+      const before = await catalogOf(db)
+      expect(await revert(db, { allowDataLoss: true })).toEqual([name])
+      expect(await migrate(db, { to: name })).toEqual([name])
+      expect(await catalogOf(db)).toEqual(before)
+    }
+    expect(await catalogOf(db)).toEqual(expected)
+  }, 60_000)
 
   test('leaves no setting behind', async () => {
     expect(await settingsOf(migrated.db)).toEqual(settings)
@@ -272,6 +292,9 @@ describe.skipIf(!adminUrl)('on a server', () => {
         mine.password = 'plinth-test'
         const owner = await connect(mine.href, { maxConnections: 2 })
         try {
+          expect(await migrate(owner)).toEqual(applied)
+          expect(await catalogOf(db)).toEqual(expected)
+          expect(await revert(owner, { to: 'nothing' })).toEqual(applied.toReversed())
           expect(await migrate(owner)).toEqual(applied)
           expect(await catalogOf(db)).toEqual(expected)
           // Who is no superuser enters a scope only as a member of plinth_app.

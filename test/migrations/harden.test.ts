@@ -278,7 +278,7 @@ describe('harden', () => {
       'create function m.other() returns int language sql as $$ select 1 $$',
     ]
     const [index, replaced, other] = texts
-    expect(await hardened(...texts)).toEqual([other, `${CONCURRENTLY}\n${index}`, replaced])
+    expect(await hardened(...texts)).toEqual([`${CONCURRENTLY}\n${index}`, replaced, other])
   })
 
   test('validates in a step of its own', async () => {

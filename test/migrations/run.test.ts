@@ -1,6 +1,8 @@
-import { readdir, rename, rm } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
@@ -14,6 +16,7 @@ import {
   MigrationStateError,
 } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
+import { catalogOf } from '../../src/migrations/catalog/catalog.ts'
 import type { MigrationSource } from '../../src/migrations/folder.ts'
 import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
 import type { MigrationProgress } from '../../src/migrations/run.ts'
@@ -460,15 +463,13 @@ alter table public.a add constraint a_n_key unique using index a_n_idx;`,
     await migrate(db, { sources: [source], to: '1' })
     const lockTimeoutMs = 300
     let isBusy = true
-    // One long transaction after another reads the table: ALTER TABLE never gets it at once.
-    const reader = await connect(url, { maxConnections: 2 })
+    // A long transaction has read the table: until it ends, ALTER TABLE does not get it.
+    const reader = await connect(url, { maxConnections: 1 })
     const read = async () => {
-      while (isBusy) {
-        await reader.transaction(async (tx) => {
-          await tx.execute(sql`select count(*) from public.a`)
-          await pause(500)
-        })
-      }
+      await reader.transaction(async (tx) => {
+        await tx.execute(sql`select count(*) from public.a`)
+        await pause(2_000)
+      })
     }
     const waits: number[] = []
     const write = async () => {
@@ -487,7 +488,7 @@ alter table public.a add constraint a_n_key unique using index a_n_idx;`,
       lockTimeoutMs,
       onProgress: ({ doing }) => doing && said.push(doing),
     })
-    const applied = await Promise.race([migrated, pause(20_000)])
+    const applied = await migrated
     isBusy = false
     await Promise.all(others)
     await reader.close()
@@ -517,6 +518,40 @@ alter table public.a add constraint a_n_key unique using index a_n_idx;`,
     expect(await states(db, source)).toMatchObject({ [second]: 'failed' })
     expect(await migrate(db, { sources: [source] })).toEqual([second])
   })
+
+  test('drizzle-kit applies the same folder, and each understands the other', async () => {
+    const source = await makeSource({
+      first: table,
+      second: `${column.up}
+--> statement-breakpoint
+-- plinth: concurrently
+create index a_n_idx on public.a (n);
+--> statement-breakpoint
+-- plinth: step
+insert into public.a values (1, 2, 'three');`,
+    })
+    const kit = async (url: string) => {
+      const config = join(source.folder, 'drizzle.config.mjs')
+      const dbCredentials = { url }
+      await writeFile(
+        config,
+        `export default ${JSON.stringify({ dialect: 'postgresql', out: source.folder, dbCredentials })}`,
+      )
+      await promisify(execFile)('npx', ['drizzle-kit', 'migrate', `--config=${config}`])
+    }
+    const [one, other] = [await makeScratch(), await makeScratch()]
+    await kit(one.url)
+    expect(await states(one.db, source)).toEqual({ [first]: 'applied', [second]: 'applied' })
+    expect(await migrate(one.db, { sources: [source] })).toEqual([])
+    await migrate(other.db, { sources: [source] })
+    await kit(other.url)
+    expect(await catalogOf(one.db)).toEqual(await catalogOf(other.db))
+    expect(await count(other.db, 'public.a')).toBe(1)
+    await writeMigration(source.folder, third, 'create table public.c ();')
+    await kit(other.url)
+    expect(await migrate(other.db, { sources: [source] })).toEqual([])
+    expect(await states(other.db, source)).toMatchObject({ [third]: 'applied' })
+  }, 60_000)
 
   test('a pool of one connection suffices', async () => {
     const { db } = await makeScratch({ maxConnections: 1 })

@@ -25,6 +25,8 @@ interface Context {
   readonly version: number
   /** Tables of which the migration drops a constraint: what comes instead of it must not wait. */
   readonly replaced: ReadonlySet<string>
+  /** Tables and materialized views that the migration drops: their indexes need no care. */
+  readonly dropped: ReadonlySet<string>
   isPartitioned(key: string): boolean
   isInUse(name: Name): boolean
 }
@@ -51,6 +53,7 @@ export async function harden(
     known: present,
     version,
     replaced: replacedBy(statements),
+    dropped: droppedBy(statements),
     isPartitioned: (key) => also.has(key) || present.tables.get(key)?.isPartitioned === true,
     isInUse: (name) => present.tables.get(keyOf(name))?.origin.migration !== HERE,
   }
@@ -68,7 +71,10 @@ export async function harden(
     const isAlone = own.length === 1 && statement.directives.length === 0
     const pieces = isAlone ? await hardened(statement, text, context) : [{ text }]
     const isNewValue = own.length === 1 && addsValue(statement, context)
-    const isKept = late.some((each) => own.some((one) => needs(one, each.late)))
+    // What stands behind something that had to stay behind may need that in turn: its order is kept.
+    const isKept = late.some(
+      (each) => each.late.statements !== undefined || own.some((one) => needs(one, each.late)),
+    )
     for (const each of own) replay(present, each, HERE)
     for (const piece of pieces) {
       if (piece.late) late.push({ ...piece, late: piece.late })
@@ -102,6 +108,15 @@ const replacedBy = (statements: readonly Statement[]): ReadonlySet<string> =>
       'AlterTableStmt' in node &&
       commandsOf(node.AlterTableStmt.cmds).some(({ subtype }) => subtype === 'AT_DropConstraint')
         ? [keyOf(nameOf(node.AlterTableStmt.relation))]
+        : [],
+    ),
+  )
+
+const droppedBy = (statements: readonly Statement[]): ReadonlySet<string> =>
+  new Set(
+    statements.flatMap(({ node }) =>
+      'DropStmt' in node && /TABLE|MATVIEW/.test(node.DropStmt.removeType ?? '')
+        ? droppedNames(node.DropStmt.objects).map((words) => keyOf(named(words)))
         : [],
     ),
   )
@@ -156,6 +171,7 @@ function hardenedDrop(statement: Statement, text: string, context: Context): Pie
     const on = table === undefined ? undefined : context.known.tables.get(table)?.name
     return (
       backsConstraint ||
+      (table !== undefined && context.dropped.has(table)) ||
       context.isPartitioned(table ?? keyOf(index)) ||
       context.isPartitioned(keyOf(index)) ||
       (on !== undefined && !context.isInUse(on))

@@ -6,7 +6,7 @@ import { catalogOf } from '../catalog/catalog.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */
-export interface Difference {
+interface Difference {
   readonly object: string
   readonly declared: string | undefined
   readonly made: string | undefined
@@ -96,8 +96,8 @@ const messageOf = (error: unknown): string =>
       : error.message
     : String(error)
 
-/** Roles are the cluster's, and stay. */
-const isOwn = (object: string) => !object.startsWith('role ')
+/** Roles are the cluster's, and extensions may be others': both stay. */
+const isOwn = (object: string) => !/^(role|extension) /.test(object)
 
 /** The words of a view: its columns may stand in another order where they do so in the table. */
 const words = (definition: string) =>
