@@ -111,8 +111,12 @@ export async function runMigration(
   })
   if (start === undefined) return false
   try {
-    // A migration without a statement, such as the last one of a folder that was emptied by hand.
-    if (steps.length === 0) return await inTurn(db, options, (tx) => end(tx, migration, direction))
+    // Nothing is left of one that has no statement, or whose last steps were taken out after they had failed.
+    if (start >= steps.length) {
+      return await inTurn(db, options, async (tx) =>
+        (await isOver(tx, migration, direction)) ? false : end(tx, migration, direction),
+      )
+    }
     let isMine = false
     for (const [at, step] of steps.entries()) {
       if (at < start) continue
@@ -324,8 +328,11 @@ function runOutside(
           await located(placeOf(run, ''), () =>
             mapErrors(() => session.execute(sql.raw(statement))),
           ).catch(async (error) => {
-            // An index that could not be built is of no use, and slows every write.
-            await clearHalfDone(session, target, options).catch(() => {})
+            // An index that could not be built is of no use, and slows every write. With nothing of the
+            // step left, its text may be mended.
+            await clearHalfDone(session, target, options)
+              .then(() => ledger.recordStep(session, name, run.at))
+              .catch(() => {})
             throw error
           })
         }
