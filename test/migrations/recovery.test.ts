@@ -2,7 +2,7 @@ import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { sql } from 'drizzle-orm'
 import { describe, expect, test } from 'vitest'
-import type { Database } from '../../src/database.ts'
+import { type Database, rowsOf } from '../../src/database.ts'
 import { DataLossError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { type MigrationSource, readMigrations } from '../../src/migrations/folder.ts'
@@ -128,5 +128,17 @@ describe('a half reverted one', () => {
     const { migrations } = await planRevert(db, { sources: [source] })
     expect(migrations[0]?.script).not.toContain('rename')
     expect(await revert(db, { sources: [source] })).toEqual([first])
+  })
+})
+
+test('in a transaction of the caller, it leaves no setting behind', async () => {
+  const { db } = await makeScratch()
+  const source = { ...(await makeSource({ first: table })), searchPath: '' }
+  const settings = sql`select current_setting('search_path') as path, current_setting('lock_timeout') as wait,
+    current_setting('statement_timeout') as time`
+  await db.transaction(async (tx) => {
+    const before = await rowsOf(tx, settings)
+    await migrate(tx, { sources: [source] })
+    expect(await rowsOf(tx, settings)).toEqual(before)
   })
 })
