@@ -43,8 +43,7 @@ export async function migrate(db: Database, options: MigrateOptions = {}): Promi
   )
   checkStates(statuses, accept)
   const due = dueOf(migrations, statuses, options)
-  const accepted = statuses.filter(({ name }) => accept.includes(name))
-  await prepare(db, options, migrations, accepted)
+  await prepare(db, options, migrations, statuses)
 
   const applied: string[] = []
   for (const [at, migration] of due.entries()) {
@@ -70,14 +69,16 @@ export function dueOf(
 }
 
 /** The tables of the record, what drizzle-kit has applied in it, and what was accepted. */
-async function prepare(
+export async function prepare(
   db: Database,
-  { sources = [plinthSource], lockTimeoutMs = 750, maxWaitMs = 600_000 }: MigrateOptions,
+  options: Omit<MigrateOptions, 'to'>,
   migrations: readonly Migration[],
-  accepted: readonly MigrationStatus[],
-) {
-  const options = { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource }
-  await inTurn(db, options, async (tx) => {
+  statuses: readonly MigrationStatus[],
+): Promise<void> {
+  const { sources = [plinthSource], lockTimeoutMs = 750, maxWaitMs = 600_000 } = options
+  const accepted = statuses.filter(({ name }) => options.accept?.includes(name))
+  const settled = { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource }
+  await inTurn(db, settled, async (tx) => {
     await ledger.ensureLedger(tx, sources)
     const { rows, drizzle } = await ledger.readLedger(tx, sources)
     for (const migration of migrations) {

@@ -2,12 +2,17 @@ import type { Database } from '../database.ts'
 import { DataLossError, MigrationError } from '../errors.ts'
 import { checkInteger } from '../validation.ts'
 import { countLosses, type Loss, lossesOf } from './advice/losses.ts'
-import { migrate } from './apply.ts'
+import { migrate, prepare } from './apply.ts'
 import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
 import { readLedger } from './ledger.ts'
 import { isConcurrent, type RunOptions, runMigration } from './run.ts'
 import { type PlannedMigration, scriptOf } from './script.ts'
-import { checkStates, compareWithLedger, type MigrationsOptions } from './status.ts'
+import {
+  checkStates,
+  compareWithLedger,
+  type MigrationStatus,
+  type MigrationsOptions,
+} from './status.ts'
 
 export interface RevertOptions extends MigrationsOptions, RunOptions {
   /** How many, from the last one; 1 unless said. */
@@ -45,16 +50,16 @@ export async function planRevert(
   db: Database,
   options: RevertOptions = {},
 ): Promise<PlannedRevert> {
-  const due = await revertible(db, options)
+  const { left } = await revertible(db, options)
   const concurrent = await isConcurrent(db)
   const { lockTimeoutMs } = options
   return {
-    migrations: due.map(({ name, source, down = [] }) => ({
+    migrations: left.map(({ name, source, down = [] }) => ({
       name,
       direction: 'down',
       script: scriptOf(source, down, { lockTimeoutMs, concurrent }),
     })),
-    losses: await lossesOfAll(db, due),
+    losses: await lossesOfAll(db, left),
   }
 }
 
@@ -68,11 +73,13 @@ export async function planRevert(
  * edited, renamed or removed.
  */
 export async function revert(db: Database, options: RevertOptions = {}): Promise<string[]> {
-  const due = await revertible(db, options)
+  const { due, left, migrations, statuses } = await revertible(db, options)
   if (!options.allowDataLoss) {
-    const losses = await lossesOfAll(db, due)
+    const losses = await lossesOfAll(db, left)
     if (losses.length > 0) throw new DataLossError(losses)
   }
+  if (due.length === 0) return []
+  await prepare(db, options, migrations, statuses)
   const reverted: string[] = []
   for (const [at, migration] of due.entries()) {
     const place = { step: at + 1, steps: due.length }
@@ -92,12 +99,27 @@ export async function migrateTo(
   to: string,
   options: Omit<RevertOptions, 'count' | 'to'> = {},
 ): Promise<{ reverted: string[]; applied: string[] }> {
+  if (to === NOTHING) return { reverted: await revert(db, { ...options, to }), applied: [] }
+  // What would stop the way up is said before the way down.
+  const { migrations, statuses } = await revertible(db, { ...options, to })
+  const last = migrations.indexOf(findMigration(migrations, to))
+  const staying = new Set(migrations.slice(0, last + 1).map(({ name }) => name))
+  const late = statuses.filter(({ name, state }) => state === 'late' && staying.has(name))
+  checkStates(late, options.accept ?? [])
   const reverted = await revert(db, { ...options, to })
-  const applied = to === NOTHING ? [] : await migrate(db, { ...options, to })
-  return { reverted, applied }
+  return { reverted, applied: await migrate(db, { ...options, to }) }
 }
 
-async function revertible(db: Database, options: RevertOptions): Promise<Migration[]> {
+interface Revertible {
+  /** What is to be reverted, the last one first. */
+  due: Migration[]
+  /** The same, without the steps that are done. */
+  left: Migration[]
+  migrations: Migration[]
+  statuses: MigrationStatus[]
+}
+
+async function revertible(db: Database, options: RevertOptions): Promise<Revertible> {
   const { sources = [plinthSource], count = 1, to, accept = [] } = options
   checkInteger('count', count, { min: 1, max: 100_000 })
   const migrations = await readMigrations(sources)
@@ -106,15 +128,17 @@ async function revertible(db: Database, options: RevertOptions): Promise<Migrati
     statuses.filter(({ state }) => state !== 'late' && state !== 'reverting'),
     accept,
   )
-  const half = statuses.find(({ state, step }) => state === 'failed' && step > 0)
+  const half = statuses.find(
+    ({ state, step, checksum }) =>
+      (state === 'failed' && step > 0) || (state === 'edited' && checksum === undefined),
+  )
   if (half) {
     throw new MigrationError(`${half.name} is half applied: finish it first with plinth migrate up`)
   }
   const states = new Map(statuses.map((status) => [status.name, status]))
   const applied = migrations.filter(({ name }) => {
-    const status = states.get(name)
-    if (!status) return false
-    return ['applied', 'reverting'].includes(status.state) || accept.includes(name)
+    // Edited and renamed ones are accepted, or would have been refused.
+    return ['applied', 'reverting', 'edited', 'renamed'].includes(states.get(name)?.state ?? '')
   })
   const keeps = to === undefined || to === NOTHING ? undefined : findMigration(migrations, to)
   const from = keeps ? migrations.indexOf(keeps) + 1 : 0
@@ -129,7 +153,14 @@ async function revertible(db: Database, options: RevertOptions): Promise<Migrati
       `${names} cannot be reverted: write what undoes it into a down.sql beside its migration.sql`,
     )
   }
-  return due.reverse()
+  due.reverse()
+  const left = due.map((migration) => {
+    const status = states.get(migration.name)
+    return status?.state === 'reverting'
+      ? { ...migration, down: migration.down?.slice(status.step) }
+      : migration
+  })
+  return { due, left, migrations, statuses }
 }
 
 async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<RevertLoss[]> {
@@ -143,7 +174,12 @@ async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<Rev
     ),
   )
   const counted = await countLosses(db, await lossesOf(statements))
-  const losses = new Map(counted.map((loss) => [titleOf(loss), loss.count]))
+  const losses = new Map<string, number>()
+  // Two statements may take from one table; the one that takes nothing hides nothing.
+  for (const loss of counted) {
+    const title = titleOf(loss)
+    losses.set(title, Math.max(losses.get(title) ?? 0, loss.count))
+  }
   return [...losses].flatMap(([name, rows]) => (rows > 0 ? [{ name, rows }] : []))
 }
 

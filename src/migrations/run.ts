@@ -14,6 +14,7 @@ import {
 import { runDataMigration } from './data.ts'
 import type { Migration, MigrationSource } from './folder.ts'
 import * as ledger from './ledger.ts'
+import { applySettings, settingsBefore, settingsOf } from './settings.ts'
 import type { IndexTarget, Step } from './statements.ts'
 
 export type Direction = 'up' | 'down'
@@ -50,32 +51,6 @@ const LONGEST_PAUSE_MS = 2_000
 /** The least that a later statement of a step waits, when those before it took the time. */
 const LEAST_WAIT = 0.2
 
-/** The settings of a step, and of the statements that `--dry-run` prints. */
-export const settingsOf = (
-  lockTimeoutMs: number,
-  { searchPath }: Pick<MigrationSource, 'searchPath'>,
-): Readonly<Record<string, string>> => ({
-  ...(searchPath === undefined ? {} : { search_path: searchPath }),
-  // It takes as long as it takes.
-  statement_timeout: '0',
-  idle_in_transaction_session_timeout: '0',
-  lock_timeout: `${lockTimeoutMs}ms`,
-  // By which a data migration knows that it is not drizzle-kit that runs it.
-  'plinth.migrating': 'on',
-})
-
-/** Makes the settings of a migration for a transaction, or for the rest of a session. */
-async function applySettings(
-  db: Database,
-  lockTimeoutMs: number,
-  source: Pick<MigrationSource, 'searchPath'>,
-  isLocal: boolean,
-) {
-  const settings = Object.entries(settingsOf(lockTimeoutMs, source))
-  const calls = settings.map(([name, value]) => sql`set_config(${name}, ${value}, ${isLocal})`)
-  await rowsOf(db, sql`select ${sql.join(calls, sql`, `)}`)
-}
-
 /** Whether a statement can run outside of a transaction, beside others: not on PGlite, nor in somebody's transaction. */
 export async function isConcurrent(db: Database): Promise<boolean> {
   if ('rollback' in db) return false
@@ -111,8 +86,12 @@ export async function runMigration(
   })
   if (start === undefined) return false
   try {
-    // A migration without a statement, such as the last one of a folder that was emptied by hand.
-    if (steps.length === 0) return await inTurn(db, options, (tx) => end(tx, migration, direction))
+    // Nothing is left of one that has no statement, or whose last steps were taken out after they had failed.
+    if (start >= steps.length) {
+      return await inTurn(db, options, async (tx) =>
+        (await isOver(tx, migration, direction)) ? false : end(tx, migration, direction),
+      )
+    }
     let isMine = false
     for (const [at, step] of steps.entries()) {
       if (at < start) continue
@@ -266,8 +245,12 @@ export async function inTurn<T>(
     const isOurs = await mapErrors(() =>
       db.transaction(async (tx) => {
         if (!(await ledger.tryLock(tx))) return false
-        await applySettings(tx, lockTimeoutMs, source, true)
+        const settings = settingsOf(lockTimeoutMs, source)
+        // What is local outlives a savepoint, and would be the rest of the caller's transaction.
+        const before = 'rollback' in db ? await settingsBefore(tx, settings) : {}
+        await applySettings(tx, settings, true)
         result = { value: await work(tx) }
+        if ('rollback' in db) await applySettings(tx, before, true)
         return true
       }),
     )
@@ -317,15 +300,18 @@ function runOutside(
       try {
         if (await isDone(session, run)) return { value: false }
         // Waiting, it keeps nobody waiting who reads or writes.
-        await applySettings(session, 0, run.migration.source, false)
+        await applySettings(session, settingsOf(0, run.migration.source), false)
         const row = await ledger.findRow(session, name)
         if (!row?.isStarted) await ledger.recordStepStarted(session, name)
         if (!row?.isStarted || !(await clearHalfDone(session, target, options))) {
           await located(placeOf(run, ''), () =>
             mapErrors(() => session.execute(sql.raw(statement))),
           ).catch(async (error) => {
-            // An index that could not be built is of no use, and slows every write.
-            await clearHalfDone(session, target, options).catch(() => {})
+            // An index that could not be built is of no use, and slows every write. With nothing of the
+            // step left, its text may be mended.
+            await clearHalfDone(session, target, options)
+              .then(() => ledger.recordStep(session, name, run.at))
+              .catch(() => {})
             throw error
           })
         }

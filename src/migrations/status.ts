@@ -178,9 +178,13 @@ function differenceOf({ name, content }: Migration, row: LedgerRow | undefined):
   return patch.slice(patch.indexOf('---')).trimEnd()
 }
 
+/** Of one that failed in its first step, which is undone, nothing is there. */
+const isUntouched = ({ status, step, isStarted, progress }: LedgerRow) =>
+  (status === 'running' || status === 'failed') && step === 0 && !isStarted && progress === null
+
 /** What the database has and no folder. */
 function unknownOf(
-  { rows, drizzle }: Ledger,
+  { rows, drizzle, isLocked }: Ledger,
   migrations: readonly Migration[],
   sources: readonly MigrationSource[],
 ): MigrationStatus[] {
@@ -195,6 +199,7 @@ function unknownOf(
     const source = row?.source ?? project?.name
     const isOurs = row?.status === 'imported' || sources.some((one) => one.name === source)
     if (source === undefined || !isOurs || row?.status === 'reverted') return []
+    if (row && !record && !isLocked && isUntouched(row)) return []
     const last = migrations.findLast((migration) => migration.source.name === source)
     const isSettled = row?.status === 'retired' || row?.status === 'imported'
     const state = isSettled ? row.status : last && last.name > name ? 'missing' : 'newer'
@@ -219,13 +224,17 @@ function unknownOf(
 }
 
 /** What is wrong with a migration, and the ways out, in one sentence; undefined if nothing is. */
-function problemOf({ name, state, error, difference, previousName }: MigrationStatus) {
+function problemOf(status: MigrationStatus) {
+  const { name, state, checksum, step, steps, error, difference, previousName } = status
   const accept = `--accept ${name}`
   switch (state) {
     case 'late':
       return `${name} is not applied, though later ones are (merged late?): if it may run after them, pass ${accept}; or generate it anew`
     case 'edited':
-      return `${name} was edited after it was applied: put its text back and write the change into a new migration, or pass ${accept} to take the new text for what was applied\n${difference}`
+      // No text is accepted for one of which only a part was run.
+      return checksum === undefined
+        ? `${name} was edited where it is half applied (${step} of ${steps} steps done): put the text of what was begun back, and finish it with plinth migrate up\n${difference}`
+        : `${name} was edited after it was applied: put its text back and write the change into a new migration, or pass ${accept} to take the new text for what was applied\n${difference}`
     case 'renamed':
       return `${name} was applied as ${previousName}: give it that name again, or pass ${accept} to record the new one`
     case 'missing':

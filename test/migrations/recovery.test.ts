@@ -1,0 +1,144 @@
+import { rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { sql } from 'drizzle-orm'
+import { describe, expect, test } from 'vitest'
+import { type Database, rowsOf } from '../../src/database.ts'
+import { DataLossError } from '../../src/errors.ts'
+import { migrate } from '../../src/migrations/apply.ts'
+import { type MigrationSource, readMigrations } from '../../src/migrations/folder.ts'
+import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
+import { migrationStatus } from '../../src/migrations/status.ts'
+import { adminUrl } from '../support/database.ts'
+import { makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
+
+const first = '20260101000000_first'
+const second = '20260101000001_second'
+const third = '20260101000002_third'
+
+const table = { up: 'create table public.a (id int primary key);', down: 'drop table public.a;' }
+
+const states = async (db: Database, source: MigrationSource) =>
+  Object.fromEntries(
+    (await migrationStatus(db, { sources: [source] })).map(({ name, state }) => [name, state]),
+  )
+
+/** What `drizzle-kit migrate` leaves behind: its own table alone. */
+async function asDrizzle(db: Database, source: MigrationSource) {
+  await db.execute(sql`create schema drizzle`)
+  await db.execute(
+    sql`create table drizzle.__drizzle_migrations (id serial primary key, hash text not null, created_at bigint, name text, applied_at timestamptz default now())`,
+  )
+  for (const { name, checksum, content } of await readMigrations([source])) {
+    await db.execute(sql.raw(content))
+    await db.execute(
+      sql`insert into drizzle.__drizzle_migrations (hash, created_at, name) values (${checksum}, 0, ${name})`,
+    )
+  }
+}
+
+describe('what a failure left', () => {
+  test('steps that were taken out behind those that are done end it', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({
+      first: `${table.up}\n--> statement-breakpoint\n-- plinth: step\nselect 1 / 0;`,
+    })
+    await expect(migrate(db, { sources: [source] })).rejects.toThrow(/step 2 of 2/)
+    await writeMigration(source.folder, first, table)
+    expect(await migrate(db, { sources: [source] })).toEqual([first])
+    expect(await states(db, source)).toEqual({ [first]: 'applied' })
+  })
+
+  test('one that failed with nothing done may be removed, or renamed', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ first: table, second: 'select 1 / 0;' })
+    await expect(migrate(db, { sources: [source] })).rejects.toThrow(/division/)
+    await rename(join(source.folder, second), join(source.folder, third))
+    expect(await states(db, source)).toEqual({ [first]: 'applied', [third]: 'pending' })
+    await rm(join(source.folder, third), { recursive: true })
+    expect(await migrate(db, { sources: [source] })).toEqual([])
+  })
+
+  test.skipIf(!adminUrl)('an index that cannot be built may be mended in its text', async () => {
+    const { db } = await makeScratch()
+    const index = '-- plinth: concurrently\ncreate index a_i on public.a '
+    const source = await makeSource({ first: table, second: `${index}(missing);` })
+    await expect(migrate(db, { sources: [source] })).rejects.toThrow(/missing/)
+    await writeMigration(source.folder, second, `${index}(id);`)
+    expect(await migrate(db, { sources: [source] })).toEqual([second])
+  })
+})
+
+describe('what drizzle-kit alone has applied', () => {
+  test('can be reverted', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ first: table })
+    await asDrizzle(db, source)
+    expect(await revert(db, { sources: [source] })).toEqual([first])
+    expect(await states(db, source)).toEqual({ [first]: 'pending' })
+  })
+})
+
+describe('revert with something accepted', () => {
+  test('reverts a renamed one', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ first: table })
+    await migrate(db, { sources: [source] })
+    await rename(join(source.folder, first), join(source.folder, second))
+    expect(await revert(db, { sources: [source], accept: [second] })).toEqual([second])
+    expect(await states(db, source)).toEqual({ [second]: 'pending' })
+  })
+
+  test('leaves a late one alone, and refuses before it reverts', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ second: table })
+    await rename(join(source.folder, '20260101000000_second'), join(source.folder, second))
+    await writeMigration(source.folder, third, {
+      up: 'create table public.c ();',
+      down: 'drop table public.c;',
+    })
+    await migrate(db, { sources: [source] })
+    await writeMigration(source.folder, first, 'create table public.b ();')
+    await expect(migrateTo(db, second, { sources: [source] })).rejects.toThrow(/not applied/)
+    expect((await states(db, source))[third]).toBe('applied')
+    expect(await migrateTo(db, second, { sources: [source], accept: [first] })).toEqual({
+      reverted: [third],
+      applied: [first],
+    })
+  })
+})
+
+test('a loss is said also where another statement takes nothing from that table', async () => {
+  const { db } = await makeScratch()
+  const down =
+    'delete from public.a where id = 1;\n--> statement-breakpoint\ndelete from public.a where id = 2;'
+  const source = await makeSource({ first: table, second: { up: 'select 1;', down } })
+  await migrate(db, { sources: [source] })
+  await db.execute(sql`insert into public.a values (1)`)
+  await expect(revert(db, { sources: [source] })).rejects.toThrow(DataLossError)
+})
+
+describe('a half reverted one', () => {
+  test('is planned from where it stopped', async () => {
+    const { db } = await makeScratch()
+    const down = 'alter table public.a rename to b;\n--> statement-breakpoint\n-- plinth: step\n'
+    const source = await makeSource({ first: { ...table, down: `${down}select 1 / 0;` } })
+    await migrate(db, { sources: [source] })
+    await expect(revert(db, { sources: [source] })).rejects.toThrow(/division/)
+    await writeFile(join(source.folder, first, 'down.sql'), `${down}drop table public.b;`)
+    const { migrations } = await planRevert(db, { sources: [source] })
+    expect(migrations[0]?.script).not.toContain('rename')
+    expect(await revert(db, { sources: [source] })).toEqual([first])
+  })
+})
+
+test('in a transaction of the caller, it leaves no setting behind', async () => {
+  const { db } = await makeScratch()
+  const source = { ...(await makeSource({ first: table })), searchPath: '' }
+  const settings = sql`select current_setting('search_path') as path, current_setting('lock_timeout') as wait,
+    current_setting('statement_timeout') as time`
+  await db.transaction(async (tx) => {
+    const before = await rowsOf(tx, settings)
+    await migrate(tx, { sources: [source] })
+    expect(await rowsOf(tx, settings)).toEqual(before)
+  })
+})
