@@ -36,13 +36,12 @@ export interface MigrateOptions extends MigrationsOptions, RunOptions {
 export async function migrate(db: Database, options: MigrateOptions = {}): Promise<string[]> {
   const { sources = [plinthSource], accept = [] } = options
   const migrations = await readMigrations(sources)
-  const statuses = await compareWithLedger(
-    migrations,
-    await ledger.readLedger(db, sources),
-    sources,
-  )
+  const found = await ledger.readLedger(db, sources)
+  const statuses = await compareWithLedger(migrations, found, sources)
   checkStates(statuses, accept)
   const due = dueOf(migrations, statuses, options)
+  const isRecorded = migrations.every((migration) => !missingOf(migration, found))
+  if (due.length === 0 && accept.length === 0 && isRecorded) return []
   await prepare(db, options, migrations, statuses)
 
   const applied: string[] = []
@@ -82,30 +81,35 @@ export async function prepare(
     await ledger.ensureLedger(tx, sources)
     const { rows, drizzle } = await ledger.readLedger(tx, sources)
     for (const migration of migrations) {
-      const { name, source, checksum, content, steps } = migration
-      const record = drizzle.get(name)
-      const row = rows.get(name)
-      if (
-        record &&
-        record.checksum === checksum &&
-        row?.status !== 'applied' &&
-        row?.status !== 'reverting'
-      ) {
-        const { appliedAt } = record
+      const { name, source, checksum, content } = migration
+      const missing = missingOf(migration, { rows, drizzle })
+      if (missing === 'ledger') {
         await ledger.recordKnown(tx, {
           name,
           source: source.name,
           checksum,
           content,
           status: 'applied',
-          steps: steps.length,
-          appliedAt,
+          steps: migration.steps.length,
+          appliedAt: drizzle.get(name)?.appliedAt ?? null,
         })
       }
-      if (!record && row?.status === 'applied') await ledger.recordInDrizzle(tx, migration)
+      if (missing === 'drizzle') await ledger.recordInDrizzle(tx, migration)
     }
     for (const status of accepted) await accept(tx, status, migrations, drizzle)
   })
+}
+
+/** In which of the two records an applied migration is missing. */
+function missingOf(
+  { name, checksum }: Migration,
+  { rows, drizzle }: Pick<ledger.Ledger, 'rows' | 'drizzle'>,
+): 'ledger' | 'drizzle' | undefined {
+  const record = drizzle.get(name)
+  const status = rows.get(name)?.status
+  if (!record) return status === 'applied' ? 'drizzle' : undefined
+  const isKnown = status === 'applied' || status === 'reverting'
+  return record.checksum === checksum && !isKnown ? 'ledger' : undefined
 }
 
 async function accept(

@@ -4,6 +4,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { MigrationError } from '../errors.ts'
+import { loadParser } from './advice/parse.ts'
 import { readSteps, type Step } from './statements.ts'
 
 /** A folder of migrations, and where drizzle-kit records them. */
@@ -38,9 +39,12 @@ export interface Migration {
   content: string
   /** SHA-256 of the content in hexadecimal, as drizzle-kit records it. */
   checksum: string
-  steps: readonly Step[]
+  /** Read when they are asked for: of what is applied already, nobody asks. */
+  readonly steps: readonly Step[]
+  /** Whether it has a down.sql. */
+  isReversible: boolean
   /** What undoes it; undefined without a down.sql. */
-  down: readonly Step[] | undefined
+  readonly down: readonly Step[] | undefined
 }
 
 /** SHA-256 in hexadecimal. */
@@ -91,18 +95,25 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
   const content = await readFile(join(folder, 'migration.sql'), 'utf8')
   const down = join(folder, 'down.sql')
   const module = MODULES.map((file) => join(folder, file)).find((path) => existsSync(path))
-  const steps = await readSteps(content)
   const data: Step[] = module ? [{ kind: 'data', module }] : []
+  const isReversible = existsSync(down)
+  const downContent = isReversible ? await readFile(down, 'utf8') : undefined
+  const parser = await loadParser()
+  let steps: Step[] | undefined
   return {
     name,
     source,
     folder,
     content,
     checksum: checksumOf(content),
-    steps: [...steps, ...data],
-    down: existsSync(down)
-      ? [...data, ...(await readSteps(await readFile(down, 'utf8')))]
-      : undefined,
+    get steps() {
+      steps ??= [...readSteps(parser, content), ...data]
+      return steps
+    },
+    isReversible,
+    get down() {
+      return downContent === undefined ? undefined : [...data, ...readSteps(parser, downContent)]
+    },
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Node } from 'libpg-query'
 import { named, nameOf, quotedName, stringsOf } from './advice/names.ts'
-import { commandsOf, readStatements, type Statement, textsOf } from './advice/parse.ts'
+import { commandsOf, type Parser, type Statement, statementsIn, textsOf } from './advice/parse.ts'
 
 /** The index that a statement makes or drops, quoted. */
 export interface IndexTarget {
@@ -24,9 +24,9 @@ export type Step =
 const INDEX = /^((?:create\s+(?:unique\s+)?|drop\s+)index\s+)/i
 
 /** The steps of a migration, by its directives: see docs/migrations.md. What cannot be read is left to the server. */
-export async function readSteps(content: string): Promise<Step[]> {
+export function readSteps(parser: Parser, content: string): Step[] {
   const texts = textsOf(content)
-  const { statements, problems } = await readStatements(texts)
+  const { statements, problems } = statementsIn(parser, texts)
   const unread = problems.map(({ index }) => ({ index, text: texts[index]?.trim() ?? '' }))
   const read = statements.map((statement) => ({
     index: statement.index,

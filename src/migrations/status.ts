@@ -1,6 +1,7 @@
 import { createTwoFilesPatch } from 'diff'
 import type { Database } from '../database.ts'
 import { MigrationStateError } from '../errors.ts'
+import { loadParser } from './advice/parse.ts'
 import { type Migration, type MigrationSource, plinthSource, readMigrations } from './folder.ts'
 import { type DrizzleRow, type Ledger, type LedgerRow, readLedger } from './ledger.ts'
 import { readSteps } from './statements.ts'
@@ -99,7 +100,7 @@ export async function compareWithLedger(
     )
     if ((gone.state === 'missing' || gone.state === 'newer') && twin) {
       Object.assign(twin, { ...gone, name: twin.name, state: 'renamed', previousName: gone.name })
-      twin.isReversible = migrations.some(({ name, down }) => name === twin.name && down)
+      twin.isReversible = migrations.some((one) => one.name === twin.name && one.isReversible)
     } else statuses.push(gone)
   }
   const order = sources.map(({ name }) => name)
@@ -133,30 +134,30 @@ async function stateOf(migration: Migration, ledger: Ledger): Promise<MigrationS
 
 async function hasSameBeginning({ steps }: Migration, { content, step, isStarted }: LedgerRow) {
   const done = step + (isStarted ? 1 : 0)
-  const before = await readSteps(content ?? '')
+  const before = readSteps(await loadParser(), content ?? '')
   return JSON.stringify(before.slice(0, done)) === JSON.stringify(steps.slice(0, done))
 }
 
 function describe(
-  { name, source, steps, down }: Migration,
+  migration: Migration,
   row: LedgerRow | undefined,
   record: DrizzleRow | undefined,
 ): MigrationStatus {
   const isRecorded = row && row.status !== 'reverted'
   return {
-    name,
-    source: source.name,
+    name: migration.name,
+    source: migration.source.name,
     state: 'pending',
     checksum: record?.checksum ?? (row && isThere(row) ? row.checksum : undefined),
     appliedAt: (isRecorded ? row.appliedAt : undefined) ?? record?.appliedAt ?? undefined,
     appliedBy: (isRecorded ? row.appliedBy : undefined) ?? undefined,
     durationMs: (isRecorded ? row.durationMs : undefined) ?? undefined,
-    step: isRecorded ? row.step : record ? steps.length : 0,
-    steps: isRecorded ? row.steps : steps.length,
+    step: isRecorded ? row.step : record ? migration.steps.length : 0,
+    steps: isRecorded ? row.steps : migration.steps.length,
     error: interruption(row),
     difference: undefined,
     previousName: undefined,
-    isReversible: down !== undefined,
+    isReversible: migration.isReversible,
   }
 }
 

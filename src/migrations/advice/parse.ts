@@ -33,7 +33,7 @@ export const textsOf = (sql: string): string[] => sql.split('--> statement-break
 /** What a token is: where it begins and ends, in bytes, and how it is written. */
 type Token = ScanResult['tokens'][number]
 
-interface Parser {
+export interface Parser {
   parse(sql: string): ParseResult
   scan(sql: string): Token[]
 }
@@ -53,10 +53,16 @@ export function loadParser(): Promise<Parser> {
  * Reads the statements of texts, of which each holds one, or several, or only comments. What cannot be
  * read is in `problems`, and the other texts are read all the same.
  */
-export async function readStatements(
-  texts: readonly string[],
-): Promise<{ statements: Statement[]; problems: SyntaxProblem[] }> {
-  const parser = await loadParser()
+export const readStatements = async (texts: readonly string[]): Promise<ReadStatements> =>
+  statementsIn(await loadParser(), texts)
+
+export interface ReadStatements {
+  statements: Statement[]
+  problems: SyntaxProblem[]
+}
+
+/** The same, with a parser that is loaded already. */
+export function statementsIn(parser: Parser, texts: readonly string[]): ReadStatements {
   const statements: Statement[] = []
   const problems: SyntaxProblem[] = []
   for (const [index, text] of texts.entries()) {
