@@ -1,7 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { type SQL, sql, type Table } from 'drizzle-orm'
 import { PgDialect } from 'drizzle-orm/pg-core'
-import { createJiti } from 'jiti'
 import { type Database, only, rowsOf } from '../database.ts'
 import { MigrationError, ValidationError } from '../errors.ts'
 import { checkInteger } from '../validation.ts'
@@ -92,6 +91,7 @@ export async function runDataMigration(
 }
 
 async function load(module: string): Promise<DataMigration> {
+  const { createJiti } = await import('jiti')
   const loaded = await createJiti(import.meta.url, { moduleCache: false }).import<DataMigration>(
     module,
     { default: true },

@@ -1,4 +1,3 @@
-import { createTwoFilesPatch } from 'diff'
 import type { Database } from '../database.ts'
 import { MigrationStateError } from '../errors.ts'
 import { loadParser } from './advice/parse.ts'
@@ -87,7 +86,7 @@ export async function compareWithLedger(
         (other) => other.source === source && other.name > name && applied.has(other.name),
       )
       if (status.state === 'pending' && later) status.state = 'late'
-      if (status.state === 'edited') status.difference = differenceOf(migration, row)
+      if (status.state === 'edited') status.difference = await differenceOf(migration, row)
       return status
     }),
   )
@@ -165,7 +164,10 @@ const interruption = (row: LedgerRow | undefined) =>
   row?.error ??
   (row?.status === 'running' || row?.status === 'reverting' ? 'interrupted' : undefined)
 
-function differenceOf({ name, content }: Migration, row: LedgerRow | undefined): string {
+async function differenceOf(
+  { name, content }: Migration,
+  row: LedgerRow | undefined,
+): Promise<string> {
   const applied = row?.content
   if (typeof applied !== 'string') {
     return 'its text as applied is not known: drizzle-kit records a checksum only; see the history of the file'
@@ -174,6 +176,7 @@ function differenceOf({ name, content }: Migration, row: LedgerRow | undefined):
     return 'only the line endings differ; keep *.sql from being converted (.gitattributes: *.sql -text)'
   }
   const path = `${name}/migration.sql`
+  const { createTwoFilesPatch } = await import('diff')
   const patch = createTwoFilesPatch(path, path, applied, content, 'as applied', 'in the folder')
   // Above it are the lines of another tool's header.
   return patch.slice(patch.indexOf('---')).trimEnd()
