@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { migrate as applyMigrations } from 'drizzle-orm/pg-core/async/session'
 import { type Database, only, rowsOf } from '../database.ts'
+import { quotedName } from './advice/names.ts'
 import type { Migration, MigrationSource } from './folder.ts'
 
 /**
@@ -55,7 +56,7 @@ export interface DrizzleRow {
   name: string
   checksum: string
   appliedAt: Date | null
-  /** `schema.table`. */
+  /** Its quoted name. */
   table: string
 }
 
@@ -70,7 +71,7 @@ const tableOf = ({ schema = 'drizzle', table = '__drizzle_migrations' }: Migrati
   sql`${sql.identifier(schema)}.${sql.identifier(table)}`
 
 const titleOf = ({ schema = 'drizzle', table = '__drizzle_migrations' }: MigrationSource) =>
-  `${schema}.${table}`
+  quotedName({ schema, name: table })
 
 const exists = async (db: Database, name: string) =>
   only(await rowsOf<{ found: boolean }>(db, sql`select to_regclass(${name}) is not null as found`))
@@ -108,13 +109,8 @@ const readRow = (row: LedgerRow): LedgerRow => ({
 })
 
 async function readDrizzle(db: Database, source: MigrationSource) {
-  const { schema = 'drizzle', table = '__drizzle_migrations' } = source
-  const columns = await rowsOf<{ name: string }>(
-    db,
-    sql`select column_name as name from information_schema.columns where table_schema = ${schema} and table_name = ${table}`,
-  )
   // The table of an older drizzle has no names: it is brought up to date before anything is applied.
-  if (!columns.some(({ name }) => name === 'name')) return []
+  if (!(await hasNames(db, source))) return []
   const rows = await rowsOf<Omit<DrizzleRow, 'table'>>(
     db,
     sql`select name, hash as checksum, applied_at as "appliedAt" from ${tableOf(source)} where name is not null order by id`,
@@ -143,16 +139,20 @@ export async function ensureLedger(db: Database, sources: readonly MigrationSour
   }
 }
 
-async function isOutdated(db: Database, source: MigrationSource): Promise<boolean> {
-  const { schema = 'drizzle', table = '__drizzle_migrations' } = source
-  const { outdated } = only(
-    await rowsOf<{ outdated: boolean }>(
+/** Asks the catalog: information_schema hides what the login may not read, and then nothing would be applied. */
+async function hasNames(db: Database, source: MigrationSource): Promise<boolean> {
+  const { found } = only(
+    await rowsOf<{ found: boolean }>(
       db,
-      sql`select not exists (select from information_schema.columns where table_schema = ${schema}
-        and table_name = ${table} and column_name = 'name') as outdated`,
+      sql`select exists (select from pg_catalog.pg_attribute where attrelid = to_regclass(${titleOf(source)})
+        and attname = 'name' and not attisdropped) as found`,
     ),
   )
-  if (!outdated) return false
+  return found
+}
+
+async function isOutdated(db: Database, source: MigrationSource): Promise<boolean> {
+  if (await hasNames(db, source)) return false
   return (await rowsOf(db, sql`select 1 from ${tableOf(source)} limit 1`)).length > 0
 }
 

@@ -2,14 +2,14 @@ import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { sql } from 'drizzle-orm'
 import { describe, expect, test } from 'vitest'
-import { type Database, rowsOf } from '../../src/database.ts'
-import { DataLossError } from '../../src/errors.ts'
+import { connect, type Database, rowsOf } from '../../src/database.ts'
+import { DataLossError, ForbiddenError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { type MigrationSource, readMigrations } from '../../src/migrations/folder.ts'
 import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
 import { adminUrl } from '../support/database.ts'
-import { makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
+import { administer, makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
 
 const first = '20260101000000_first'
 const second = '20260101000001_second'
@@ -115,6 +115,28 @@ test('a loss is said also where another statement takes nothing from that table'
   await migrate(db, { sources: [source] })
   await db.execute(sql`insert into public.a values (1)`)
   await expect(revert(db, { sources: [source] })).rejects.toThrow(DataLossError)
+})
+
+describe('the table of drizzle', () => {
+  test.skipIf(!adminUrl)(
+    'is not taken for an empty one by a login that may not read it',
+    async () => {
+      const role = `plinth_blind_${process.pid}`
+      await administer(`create role ${role} login password 'x'`)
+      const { db, url } = await makeScratch()
+      const source = await makeSource({ first: table })
+      await asDrizzle(db, source)
+      await db.execute(sql.raw(`grant usage on schema drizzle to ${role}`))
+      const own = await connect(Object.assign(new URL(url), { username: role, password: 'x' }).href)
+      try {
+        await expect(migrationStatus(own, { sources: [source] })).rejects.toThrow(ForbiddenError)
+      } finally {
+        await own.close()
+        await db.execute(sql.raw(`drop owned by ${role}`))
+        await administer(`drop role ${role}`)
+      }
+    },
+  )
 })
 
 describe('a half reverted one', () => {
