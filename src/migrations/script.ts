@@ -38,7 +38,7 @@ export function scriptOf(
     .flatMap((step) => {
       if (step.kind === 'data') return [`-- the batches of ${step.module}, each in a transaction`]
       if (step.kind === 'transaction') return inside(step.statements)
-      if (!concurrent) return inside([step.plain ?? step.statement])
+      if (!concurrent && step.plain) return inside([step.plain])
       return [...set(false, 0), ended(step.statement), '-- and the record of it']
     })
     .join('\n')

@@ -9,7 +9,13 @@ import { type MigrationSource, readMigrations } from '../../src/migrations/folde
 import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
 import { adminUrl } from '../support/database.ts'
-import { administer, makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
+import {
+  administer,
+  makePglite,
+  makeScratch,
+  makeSource,
+  writeMigration,
+} from '../support/scratch.ts'
 
 const first = '20260101000000_first'
 const second = '20260101000001_second'
@@ -163,4 +169,14 @@ test('in a transaction of the caller, it leaves no setting behind', async () => 
     await migrate(tx, { sources: [source] })
     expect(await rowsOf(tx, settings)).toEqual(before)
   })
+})
+
+test('a statement that needs no transaction runs on PGlite as well', async () => {
+  const db = await makePglite()
+  const source = await makeSource({
+    first: table,
+    second: 'create index concurrently a_i on public.a (id);',
+    third: 'vacuum public.a;',
+  })
+  expect(await migrate(db, { sources: [source] })).toEqual([first, second, third])
 })
