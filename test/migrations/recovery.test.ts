@@ -1,8 +1,10 @@
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { sql } from 'drizzle-orm'
+import { drizzle as postgresJs } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
 import { describe, expect, test } from 'vitest'
-import { connect, type Database, rowsOf } from '../../src/database.ts'
+import { connect, type Database, rowsOf, withSession } from '../../src/database.ts'
 import { DataLossError, ForbiddenError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { type MigrationSource, readMigrations } from '../../src/migrations/folder.ts'
@@ -179,4 +181,34 @@ test('a statement that needs no transaction runs on PGlite as well', async () =>
     third: 'vacuum public.a;',
   })
   expect(await migrate(db, { sources: [source] })).toEqual([first, second, third])
+})
+
+test.skipIf(!adminUrl)('a database of postgres.js lends one session', async () => {
+  const { url } = await makeScratch()
+  const client = postgres(url, { max: 4 })
+  const db = postgresJs({ client })
+  let isOver = false
+  const one = async () => {
+    while (!isOver) await db.execute(sql`select pg_sleep(random() * 0.01)`)
+  }
+  const others = Promise.all([1, 2, 3, 4, 5].map(one))
+  try {
+    // Until all connections are open.
+    await db.execute(sql`select pg_sleep(0.2)`)
+    const pids = await withSession(db, async (session) => {
+      const found = new Set<number>()
+      const pid = sql`select pg_backend_pid() as pid`
+      for (let at = 0; at < 40; at += 1) {
+        for (const row of await rowsOf<{ pid: number }>(session, pid)) found.add(row.pid)
+      }
+      const rows = await session.transaction((tx) => rowsOf<{ pid: number }>(tx, pid))
+      for (const row of rows) found.add(row.pid)
+      return found
+    })
+    expect(pids.size).toBe(1)
+  } finally {
+    isOver = true
+    await others
+    await client.end()
+  }
 })
