@@ -224,7 +224,7 @@ function explain(error: unknown, name: string): Error {
 }
 
 /** What the server said: Drizzle's own message is the whole statement. */
-function messageOf(error: unknown): string {
+export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const isFinal = error instanceof MigrationError || !(error.cause instanceof Error)
   return isFinal ? error.message : messageOf(error.cause)

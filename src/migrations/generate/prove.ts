@@ -3,10 +3,11 @@ import { type Connection, connect, type Database, rowsOf } from '../../database.
 import { MigrationError } from '../../errors.ts'
 import { migrate } from '../apply.ts'
 import { catalogOf } from '../catalog/catalog.ts'
+import { messageOf } from '../run.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */
-export interface Difference {
+interface Difference {
   readonly object: string
   readonly declared: string | undefined
   readonly made: string | undefined
@@ -87,14 +88,6 @@ async function run(tx: Database, statements: readonly string[], what: string): P
     }
   }
 }
-
-/** What Postgres says, and not that a query failed. */
-const messageOf = (error: unknown): string =>
-  error instanceof Error
-    ? error.cause instanceof Error
-      ? messageOf(error.cause)
-      : error.message
-    : String(error)
 
 /** Roles are the cluster's, and stay. */
 const isOwn = (object: string) => !object.startsWith('role ')
