@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import type { NodePgClient } from 'drizzle-orm/node-postgres'
 import type { PgAsyncDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
+import type { Sql } from 'postgres'
 import { MissingPackageError, TransactionError, toPlinthError } from './errors.ts'
 import { lockFolder } from './folder.ts'
 import type { PoolOptions } from './pool.ts'
@@ -87,11 +88,13 @@ async function connectPostgres(url: string, options: ConnectOptions): Promise<Co
 export const isPipelined = (db: Database): boolean => 'engine' in db && db.engine === 'postgres'
 
 /**
- * Runs `work` on one session, where there is a way to one: a connection of ours or of node-postgres. Otherwise on the
- * database as it is.
+ * Runs `work` on one session, where there is a way to one: a connection of ours, of postgres.js or of node-postgres.
+ * Otherwise on the database as it is.
  */
 export async function withSession<T>(db: Database, work: (session: Database) => Promise<T>) {
   if (isConnection(db)) return db.reserve(work)
+  const other = postgresOf(db)
+  if (other) return onAnother(other, work)
   const pool = poolOf(db)
   if (!pool) return work(db)
   const { drizzle } = await import('drizzle-orm/node-postgres')
@@ -104,12 +107,32 @@ export async function withSession<T>(db: Database, work: (session: Database) => 
   }
 }
 
+/** Its own way of lending a connection hangs where types are not fetched, and has no transactions. */
+async function onAnother<T>(client: Sql, work: (session: Database) => Promise<T>): Promise<T> {
+  const [{ openAnother }, { drizzle }] = await Promise.all([
+    import('./pipelined.ts'),
+    import('drizzle-orm/postgres-js'),
+  ])
+  const own = openAnother(client)
+  try {
+    return await work(drizzle({ client: own }))
+  } finally {
+    await own.end({ timeout: 5 })
+  }
+}
+
 const isConnection = (db: Database): db is Connection => 'reserve' in db && 'engine' in db
 
 /** As much of node-postgres' pool as is used. */
 interface NodePool {
   totalCount: number
   connect(): Promise<NodePgClient & { release(destroy: boolean): void }>
+}
+
+/** The client of postgres.js behind a database of Drizzle's. */
+function postgresOf(db: Database) {
+  const client = '$client' in db ? (db.$client as Partial<Sql> | undefined) : undefined
+  return client?.unsafe && client.begin && client.options ? (client as Sql) : undefined
 }
 
 /** The pool of node-postgres behind a database of Drizzle's. */

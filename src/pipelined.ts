@@ -50,6 +50,11 @@ const ARRAY_TYPES =
 /** Time for the server to take its leave, in milliseconds, before the socket is closed from here. */
 const GOODBYE_MS = 1_000
 
+/** A client of one connection, with the settings of another one of postgres.js. */
+export const openAnother = ({ options }: Sql): Sql =>
+  // It takes settings that it has read itself as they are.
+  postgres({ ...options, max: 1 } as unknown as postgres.Options<Record<string, never>>)
+
 /** A client that is never connected: it makes the queries, and holds the parsers that Drizzle replaces. */
 export function readUrl(url: string, options: object): Sql {
   try {

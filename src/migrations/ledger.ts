@@ -56,7 +56,7 @@ export interface DrizzleRow {
   name: string
   checksum: string
   appliedAt: Date | null
-  /** Quoted, with its schema. */
+  /** Its quoted name. */
   table: string
 }
 
@@ -109,12 +109,8 @@ const readRow = (row: LedgerRow): LedgerRow => ({
 })
 
 async function readDrizzle(db: Database, source: MigrationSource) {
-  const columns = await rowsOf<{ name: string }>(
-    db,
-    sql`select attname as name from pg_catalog.pg_attribute where attrelid = to_regclass(${titleOf(source)}) and attnum > 0`,
-  )
   // The table of an older drizzle has no names: it is brought up to date before anything is applied.
-  if (!columns.some(({ name }) => name === 'name')) return []
+  if (!(await hasNames(db, source))) return []
   const rows = await rowsOf<Omit<DrizzleRow, 'table'>>(
     db,
     sql`select name, hash as checksum, applied_at as "appliedAt" from ${tableOf(source)} where name is not null order by id`,
@@ -143,12 +139,20 @@ export async function ensureLedger(db: Database, sources: readonly MigrationSour
   }
 }
 
-async function isOutdated(db: Database, source: MigrationSource): Promise<boolean> {
-  const named = await rowsOf(
-    db,
-    sql`select 1 from pg_catalog.pg_attribute where attrelid = to_regclass(${titleOf(source)}) and attname = 'name'`,
+/** Asks the catalog: information_schema hides what the login may not read, and then nothing would be applied. */
+async function hasNames(db: Database, source: MigrationSource): Promise<boolean> {
+  const { found } = only(
+    await rowsOf<{ found: boolean }>(
+      db,
+      sql`select exists (select from pg_catalog.pg_attribute where attrelid = to_regclass(${titleOf(source)})
+        and attname = 'name' and not attisdropped) as found`,
+    ),
   )
-  if (named.length > 0) return false
+  return found
+}
+
+async function isOutdated(db: Database, source: MigrationSource): Promise<boolean> {
+  if (await hasNames(db, source)) return false
   return (await rowsOf(db, sql`select 1 from ${tableOf(source)} limit 1`)).length > 0
 }
 

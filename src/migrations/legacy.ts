@@ -45,14 +45,15 @@ const MAX_ROWS = 10_000
  * @throws {MigrationError} if there is no such table, or no column that names a migration.
  */
 export async function readLegacyTable(db: Database, table: string): Promise<LegacyMigration[]> {
-  const columns = await rowsOf<{ name: string; kind: string }>(
+  const columns = await rowsOf<{ name: string; kind: string; relation: string }>(
     db,
-    sql`select a.attname as name, t.typcategory::text as kind from pg_catalog.pg_attribute a
+    sql`select a.attname as name, t.typcategory::text as kind, a.attrelid::regclass::text as relation
+      from pg_catalog.pg_attribute a
       join pg_catalog.pg_type t on t.oid = a.atttypid
       where a.attrelid = to_regclass(${table}) and a.attnum > 0 and not a.attisdropped`,
   )
-  if (columns.length === 0)
-    throw new MigrationError(`there is no table ${table}; write schema.table`)
+  const [first] = columns
+  if (!first) throw new MigrationError(`there is no table ${table}; write schema.table`)
   const find = (names: readonly string[]) =>
     names.find((name) => columns.some((one) => one.name === name))
   const has = Object.fromEntries(Object.entries(COLUMNS).map(([key, names]) => [key, find(names)]))
@@ -71,12 +72,7 @@ export async function readLegacyTable(db: Database, table: string): Promise<Lega
     sql`select ${text(has.name)} as name, ${text(has.description)} as description, ${text(has.appliedBy)} as by,
         ${text(has.durationMs)} as ms, ${text(has.checksum)} as checksum,
         ${has.appliedAt ? (isTime ? sql`to_char(${sql.identifier(has.appliedAt)}::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')` : text(has.appliedAt)) : sql`null::text`} as at
-      from ${sql.raw(
-        table
-          .split('.')
-          .map((part) => `"${part.replaceAll('"', '""')}"`)
-          .join('.'),
-      )}
+      from ${sql.raw(first.relation)}
       ${has.success ? sql`where ${sql.identifier(has.success)}::text in ('t', 'true', '1')` : sql``}
       order by ${sql.identifier(has.appliedAt ?? has.name)}, ${sql.identifier(has.name)} limit ${MAX_ROWS}`,
   )

@@ -99,7 +99,8 @@ export async function runMigration(
       const isLast = at === steps.length - 1
       const run = { migration, direction, at, isLast }
       if (step.kind === 'data') isMine = await runDataStep(db, step.module, run, options)
-      else if (step.kind === 'outside' && concurrent)
+      // What has no other form leaves the transaction on PGlite, too.
+      else if (step.kind === 'outside' && (concurrent || !(step.plain || 'rollback' in db)))
         isMine = await runOutside(db, step, run, options)
       else isMine = await runInside(db, step, run, options)
     }
@@ -107,7 +108,12 @@ export async function runMigration(
   } catch (error) {
     const failure = explain(error, name)
     // Where the connection is gone, the row keeps saying that it is running: the next run finds it so.
-    await ledger.recordFailure(db, name, failure.message).catch(() => {})
+    await db
+      .transaction(async (tx) => {
+        // Where another migrator is at it, it has not failed.
+        if (await ledger.tryLock(tx)) await ledger.recordFailure(tx, name, failure.message)
+      })
+      .catch(() => {})
     throw failure
   }
 }
@@ -218,7 +224,7 @@ function explain(error: unknown, name: string): Error {
 }
 
 /** What the server said: Drizzle's own message is the whole statement. */
-function messageOf(error: unknown): string {
+export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const isFinal = error instanceof MigrationError || !(error.cause instanceof Error)
   return isFinal ? error.message : messageOf(error.cause)

@@ -1,4 +1,5 @@
 import type { Database } from '../database.ts'
+import { literal } from './advice/names.ts'
 import { dueOf, type MigrateOptions } from './apply.ts'
 import { type MigrationSource, plinthSource, readMigrations } from './folder.ts'
 import { readLedger } from './ledger.ts'
@@ -14,7 +15,6 @@ export interface PlannedMigration {
   script: string
 }
 
-const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
 const ended = (statement: string) => (/;\s*$/.test(statement) ? statement : `${statement};`)
 
 /** What running the steps sends. */
@@ -38,7 +38,7 @@ export function scriptOf(
     .flatMap((step) => {
       if (step.kind === 'data') return [`-- the batches of ${step.module}, each in a transaction`]
       if (step.kind === 'transaction') return inside(step.statements)
-      if (!concurrent) return inside([step.plain ?? step.statement])
+      if (!concurrent && step.plain) return inside([step.plain])
       return [...set(false, 0), ended(step.statement), '-- and the record of it']
     })
     .join('\n')

@@ -147,6 +147,13 @@ describe('a version table', () => {
     expect(rows).toHaveLength(expected.length)
   })
 
+  test('is found by its name as SQL has it', async () => {
+    const { db } = await makeScratch()
+    await db.execute(sql`create table public."SequelizeMeta" (name text)`)
+    await db.execute(sql`insert into public."SequelizeMeta" values ('1_a.js')`)
+    expect(await readLegacyTable(db, 'public."SequelizeMeta"')).toMatchObject([{ name: '1_a.js' }])
+  })
+
   test('that is none is refused', async () => {
     const { db } = await makeScratch()
     await expect(readLegacyTable(db, 'public.v')).rejects.toThrow('there is no table public.v')

@@ -5,10 +5,11 @@ import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, test } from 'vitest'
 import { MigrationError } from '../../src/errors.ts'
+import { textsOf } from '../../src/migrations/advice/parse.ts'
 import { migrationsFolder, plinthSource } from '../../src/migrations/folder.ts'
 import { generate, migrationNames, readState } from '../../src/migrations/generate/generate.ts'
 import { stateOfExports } from '../../src/migrations/generate/kit.ts'
-import { joinStatements, splitStatements } from '../../src/migrations/generate/order.ts'
+import { joinStatements } from '../../src/migrations/generate/order.ts'
 import { EMPTY, planMigration } from '../../src/migrations/generate/plan.ts'
 import { OpenQuestionsError } from '../../src/migrations/generate/renames.ts'
 import { collectObjects, loadProject } from '../../src/migrations/project.ts'
@@ -67,6 +68,8 @@ ${objects}
 const filesOf = async (folder: string) =>
   (await readdir(folder, { recursive: true }).catch(() => [])).sort()
 
+const statementsOf = (text: string) => textsOf(text).map((statement) => statement.trim())
+
 describe('the project of a user', () => {
   test('gets migrations of its own tables, its objects, and nothing of plinth’s', async () => {
     const cwd = await makeProject()
@@ -81,13 +84,13 @@ describe('the project of a user', () => {
       'snapshot.json',
     ])
     const up = await readFile(join(folder, 'migration.sql'), 'utf8')
-    expect(splitStatements(up)).toEqual(made?.statements)
+    expect(statementsOf(up)).toEqual(made?.statements)
     expect(up).toContain('REFERENCES "identity"."organizations"')
     expect(up).not.toContain('CREATE TABLE "identity"')
     expect(up).toContain(
       '-- managed: grant app.posts\ngrant select on "app"."posts" to plinth_app;',
     )
-    expect(splitStatements(await readFile(join(folder, 'down.sql'), 'utf8'))).toEqual(made?.down)
+    expect(statementsOf(await readFile(join(folder, 'down.sql'), 'utf8'))).toEqual(made?.down)
     expect(await generate({ cwd }), 'and nothing is due then').toBeUndefined()
 
     // What drizzle-kit sees is the same.
@@ -264,7 +267,7 @@ describe('the migrations of plinth', () => {
     for (const name of await migrationNames(migrationsFolder)) {
       for (const file of ['migration.sql', 'down.sql']) {
         const text = await readFile(join(migrationsFolder, name, file), 'utf8')
-        for (const statement of splitStatements(text)) {
+        for (const statement of statementsOf(text)) {
           const outside = statement.replace(/\$(\w*)\$[\s\S]*?\$\1\$|'(?:[^']|'')*'|--.*/g, '')
           expect(outside.trim().replace(/;$/, '')).not.toContain(';')
         }

@@ -1,15 +1,23 @@
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { sql } from 'drizzle-orm'
+import { drizzle as postgresJs } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
 import { describe, expect, test } from 'vitest'
-import { type Database, rowsOf } from '../../src/database.ts'
-import { DataLossError } from '../../src/errors.ts'
+import { connect, type Database, rowsOf, withSession } from '../../src/database.ts'
+import { DataLossError, ForbiddenError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { type MigrationSource, readMigrations } from '../../src/migrations/folder.ts'
 import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
 import { adminUrl } from '../support/database.ts'
-import { makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
+import {
+  administer,
+  makePglite,
+  makeScratch,
+  makeSource,
+  writeMigration,
+} from '../support/scratch.ts'
 
 const first = '20260101000000_first'
 const second = '20260101000001_second'
@@ -117,6 +125,28 @@ test('a loss is said also where another statement takes nothing from that table'
   await expect(revert(db, { sources: [source] })).rejects.toThrow(DataLossError)
 })
 
+describe('the table of drizzle', () => {
+  test.skipIf(!adminUrl)(
+    'is not taken for an empty one by a login that may not read it',
+    async () => {
+      const role = `plinth_blind_${process.pid}`
+      await administer(`create role ${role} login password 'x'`)
+      const { db, url } = await makeScratch()
+      const source = await makeSource({ first: table })
+      await asDrizzle(db, source)
+      await db.execute(sql.raw(`grant usage on schema drizzle to ${role}`))
+      const own = await connect(Object.assign(new URL(url), { username: role, password: 'x' }).href)
+      try {
+        await expect(migrationStatus(own, { sources: [source] })).rejects.toThrow(ForbiddenError)
+      } finally {
+        await own.close()
+        await db.execute(sql.raw(`drop owned by ${role}`))
+        await administer(`drop role ${role}`)
+      }
+    },
+  )
+})
+
 describe('a half reverted one', () => {
   test('is planned from where it stopped', async () => {
     const { db } = await makeScratch()
@@ -141,4 +171,44 @@ test('in a transaction of the caller, it leaves no setting behind', async () => 
     await migrate(tx, { sources: [source] })
     expect(await rowsOf(tx, settings)).toEqual(before)
   })
+})
+
+test('a statement that needs no transaction runs on PGlite as well', async () => {
+  const db = await makePglite()
+  const source = await makeSource({
+    first: table,
+    second: 'create index concurrently a_i on public.a (id);',
+    third: 'vacuum public.a;',
+  })
+  expect(await migrate(db, { sources: [source] })).toEqual([first, second, third])
+})
+
+test.skipIf(!adminUrl)('a database of postgres.js lends one session', async () => {
+  const { url } = await makeScratch()
+  const client = postgres(url, { max: 4 })
+  const db = postgresJs({ client })
+  let isOver = false
+  const one = async () => {
+    while (!isOver) await db.execute(sql`select pg_sleep(random() * 0.01)`)
+  }
+  const others = Promise.all([1, 2, 3, 4, 5].map(one))
+  try {
+    // Until all connections are open.
+    await db.execute(sql`select pg_sleep(0.2)`)
+    const pids = await withSession(db, async (session) => {
+      const found = new Set<number>()
+      const pid = sql`select pg_backend_pid() as pid`
+      for (let at = 0; at < 40; at += 1) {
+        for (const row of await rowsOf<{ pid: number }>(session, pid)) found.add(row.pid)
+      }
+      const rows = await session.transaction((tx) => rowsOf<{ pid: number }>(tx, pid))
+      for (const row of rows) found.add(row.pid)
+      return found
+    })
+    expect(pids.size).toBe(1)
+  } finally {
+    isOver = true
+    await others
+    await client.end()
+  }
 })

@@ -17,6 +17,9 @@ const isPlain = (name: string) => /^[a-z_][a-z0-9_$]*$/.test(name)
 /** An identifier in quotes. */
 export const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
+/** Text for SQL that takes no parameters. */
+export const literal = (text: string): string => `'${text.replaceAll("'", "''")}'`
+
 /** A name as it is written in SQL. */
 export const quotedName = ({ schema, name }: Name): string =>
   schema === undefined ? quoted(name) : `${quoted(schema)}.${quoted(name)}`

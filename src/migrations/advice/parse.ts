@@ -21,14 +21,17 @@ export interface Statement {
 }
 
 /** A text that Postgres's own parser refuses. */
-export interface SyntaxProblem {
+interface SyntaxProblem {
   readonly index: number
   readonly line: number
   readonly message: string
 }
 
+/** What drizzle-kit writes between two statements. */
+export const BREAKPOINT = '--> statement-breakpoint'
+
 /** The statements of a file, as breakpoints separate them. */
-export const textsOf = (sql: string): string[] => sql.split('--> statement-breakpoint')
+export const textsOf = (sql: string): string[] => sql.split(BREAKPOINT)
 
 /** What a token is: where it begins and ends, in bytes, and how it is written. */
 type Token = ScanResult['tokens'][number]

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { type Database, rowsOf } from '../../database.ts'
+import { literal as plainLiteral, quoted } from '../advice/names.ts'
 import { type FacetQuery, SOURCES, selectFacets } from './facets.ts'
 import { OBJECT_FACETS } from './facets-objects.ts'
 import { RIGHT_FACETS } from './facets-rights.ts'
@@ -59,15 +60,13 @@ interface FacetRow extends Omit<Facet, 'needs' | 'space' | 'parent' | 'partition
 
 export const keyOf = ({ kind, name }: { kind: string; name: string }) => `${kind} ${name}`
 
-const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`
-
 /** As quote_ident() has the names that are met most; a keyword it would quote as well. */
 export const identifier = (name: string) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : quoted(name))
 
 const literal = (text: string) =>
   text.includes('\\')
     ? ` E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
-    : `'${text.replaceAll("'", "''")}'`
+    : plainLiteral(text)
 
 const PARTITIONS: FacetQuery = {
   kind: `'partition'`,

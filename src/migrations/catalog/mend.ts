@@ -1,3 +1,4 @@
+import { quoted } from '../advice/names.ts'
 import { type Catalog, type Facet, keyOf } from './catalog.ts'
 
 /** How something that differs is changed where it stands. */
@@ -97,7 +98,7 @@ const changeIdentity = ({ create }: Facet) =>
 /** From Postgres 18 on, NOT NULL may be one that was not checked. */
 const validateNotNull = (live: Facet, declared: Facet) =>
   live.definition.endsWith('not valid')
-    ? [`${tableOf(live)} validate constraint "${live.shape.replaceAll('"', '""')}"`]
+    ? [`${tableOf(live)} validate constraint ${quoted(live.shape)}`]
     : [live.drop, declared.create]
 
 const tableOf = ({ create }: Facet) => create.slice(0, create.lastIndexOf(' alter column '))

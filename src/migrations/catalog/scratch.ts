@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import { type Connection, connect, type Database, rowsOf } from '../../database.ts'
 import { ForbiddenError, MigrationError, ScratchError } from '../../errors.ts'
+import { literal } from '../advice/names.ts'
 
 /** Of the database's own server. Its clock, since it is the server that keeps what a crash leaves behind. */
 const LEFTOVER = '^plinth_scratch_\\d{14}_[0-9a-f]{12}$'
@@ -82,9 +83,6 @@ async function checkVersion(target: Described, server: Database): Promise<void> 
     `the database is Postgres ${target.version}, the scratch server ${version}, and they print one definition in two ways; pass a scratchUrl of the same major version`,
   )
 }
-
-/** Text for SQL that takes no parameters. */
-const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
 
 /** As the database, where it is the same server; as a new one of its own, where the locale may be unknown. */
 function creation(name: string, like: Described | undefined): string {

@@ -1,3 +1,4 @@
+import { BREAKPOINT } from '../advice/parse.ts'
 import { splitName } from './objects.ts'
 import { type References, referencesOf, refersTo, type Thing } from './references.ts'
 
@@ -126,8 +127,6 @@ export function orderSteps(steps: readonly Step[]): Step[] {
 export const orderDrops = (steps: readonly Step[]): Step[] =>
   orderSteps(steps.toReversed()).toReversed()
 
-const BREAKPOINT = '--> statement-breakpoint'
-
 /** A migration's statements, one string each: as they are written to the file, without the breakpoints. */
 export const render = (steps: readonly Step[]): string[] =>
   steps.map(({ sql, title, note, isConcurrent, isNewStep }) =>
@@ -145,10 +144,3 @@ export const render = (steps: readonly Step[]): string[] =>
 /** The text of a migration file. */
 export const joinStatements = (statements: readonly string[]): string =>
   statements.length === 0 ? '' : `${statements.join(`\n${BREAKPOINT}\n`)}\n`
-
-/** The statements of a migration file, with the comments above each. */
-export const splitStatements = (text: string): string[] =>
-  text
-    .split(BREAKPOINT)
-    .map((statement) => statement.trim())
-    .filter(Boolean)

@@ -1,4 +1,5 @@
 import type { ManagedObject } from '../../schema/managed.ts'
+import { literal } from '../advice/names.ts'
 import { findAffected, indexOf, tableOf, thingsOf } from './affected.ts'
 import { diff, type Entity, type EntityOf, type Rename } from './kit.ts'
 import { render, type Step } from './order.ts'
@@ -173,8 +174,6 @@ function growEnums(
     })
   return { steps, state }
 }
-
-const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
 
 /** Puts the new labels first, and commits them where a later statement uses one. */
 function withSteps(labels: readonly Step[], steps: readonly Step[]): Step[] {

@@ -3,6 +3,7 @@ import { type Connection, connect, type Database, rowsOf } from '../../database.
 import { MigrationError } from '../../errors.ts'
 import { migrate } from '../apply.ts'
 import { catalogOf } from '../catalog/catalog.ts'
+import { messageOf } from '../run.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */
@@ -87,14 +88,6 @@ async function run(tx: Database, statements: readonly string[], what: string): P
     }
   }
 }
-
-/** What Postgres says, and not that a query failed. */
-const messageOf = (error: unknown): string =>
-  error instanceof Error
-    ? error.cause instanceof Error
-      ? messageOf(error.cause)
-      : error.message
-    : String(error)
 
 /** Roles are the cluster's, and extensions may be others': both stay. */
 const isOwn = (object: string) => !/^(role|extension) /.test(object)
