@@ -56,6 +56,7 @@ export default defineDataMigration<{ id: string; title: string }>({
  * Makes a migration to be written by hand, with the snapshots of the one before it.
  *
  * @returns the path of the file to write.
+ * @throws {ValidationError} for a name of other than letters, digits, _ and -.
  * @throws {MigrationError} for a project that cannot be loaded. @throws {MissingPackageError} without drizzle-kit.
  */
 export async function createMigration({

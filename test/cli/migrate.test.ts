@@ -180,6 +180,9 @@ describe('the migrations of a project', () => {
   test('are written by hand, of SQL and of rows', async () => {
     const sqlMigration = await plinth('migrate', 'create', 'by_hand')
     expect(sqlMigration.out).toMatch(/write it into drizzle\/\d{14}_by_hand\/migration\.sql/)
+    const elsewhere = await plinth('migrate', 'create', '../elsewhere')
+    expect(elsewhere).toMatchObject({ code: 2 })
+    expect(elsewhere.err).toContain('name must be of letters')
     // drizzle-kit stamps by the second.
     await new Promise((settle) => setTimeout(settle, 1_100))
     const made = await plinth('migrate', 'create', 'slugs', '--ts', '--json')

@@ -51,7 +51,8 @@ export interface GeneratedMigration {
  *
  * @returns undefined if nothing is due.
  * @throws {OpenQuestionsError} where it is open whether something was renamed or dropped;
- * {MigrationError} for what cannot be loaded, planned or proved. Nothing is left behind.
+ * {MigrationError} for what cannot be loaded, planned or proved; {ValidationError} for a name of other than
+ * letters, digits, _ and -. Nothing is left behind.
  * @throws {MissingPackageError} without drizzle-kit, or without PGlite and with `prove`.
  */
 export async function generate({

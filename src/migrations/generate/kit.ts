@@ -1,5 +1,5 @@
 import type { Hint } from 'drizzle-kit/api-postgres'
-import { MigrationError, MissingPackageError } from '../../errors.ts'
+import { MigrationError, MissingPackageError, ValidationError } from '../../errors.ts'
 
 // All that plinth knows of drizzle-kit, which is a release candidate and may change.
 const api = () => load(import('drizzle-kit/api-postgres'))
@@ -135,7 +135,7 @@ export async function checkSchema(
  * Has drizzle-kit make a migration's folder with its snapshot.
  *
  * @returns the path of its migration.sql.
- * @throws {MigrationError} with what drizzle-kit says.
+ * @throws {ValidationError} for a name that is no part of a folder's. @throws {MigrationError} with what drizzle-kit says.
  */
 export async function writeSnapshot({
   schema,
@@ -144,6 +144,10 @@ export async function writeSnapshot({
   renames,
   isCustom,
 }: WriteSnapshotOptions): Promise<string> {
+  if (name !== undefined && !/^[\p{L}\p{N}_-]+$/u.test(name)) {
+    // drizzle-kit would take it for a path, and the migration would lose its place in the order.
+    throw new ValidationError('name', 'must be of letters, digits, _ and -')
+  }
   const { generate } = await cli()
   const hints = renameHints(renames)
   for (;;) {
