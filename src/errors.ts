@@ -221,7 +221,9 @@ export class DataLossError extends PlinthError {
 
   constructor(losses: DataLossError['losses']) {
     const list = losses.map(({ name, rows }) => `${name} (${rows.toLocaleString('en')} rows)`)
-    super(`it would lose ${list.join(', ')}; pass --allow-data-loss if that is meant`)
+    super(
+      `it would lose ${list.join(', ')}; pass --allow-data-loss (allowDataLoss: true) if that is meant`,
+    )
     this.losses = losses
   }
 }

@@ -9,7 +9,7 @@ export {
 export * from './errors.ts'
 export * from './lifecycle/partitions.ts'
 export { type MigrateOptions, migrate } from './migrations/apply.ts'
-export type { MigrationProgress } from './migrations/run.ts'
+export type { MigrationProgress } from './migrations/turns.ts'
 export * from './queries/index.ts'
 export {
   asService,

@@ -2,13 +2,14 @@ import type { Database } from '../database.ts'
 import { MigrationError } from '../errors.ts'
 import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
 import * as ledger from './ledger.ts'
-import { inTurn, type RunOptions, runMigration } from './run.ts'
+import { runMigration } from './run.ts'
 import {
   checkStates,
   compareWithLedger,
   type MigrationStatus,
   type MigrationsOptions,
 } from './status.ts'
+import { inTurn, type RunOptions } from './turns.ts'
 
 export interface MigrateOptions extends MigrationsOptions, RunOptions {
   /** The last one to apply: its name, the beginning of it, or its place in the list from 1. */
@@ -81,18 +82,10 @@ export async function prepare(
     await ledger.ensureLedger(tx, sources)
     const { rows, drizzle } = await ledger.readLedger(tx, sources)
     for (const migration of migrations) {
-      const { name, source, checksum, content } = migration
       const missing = missingOf(migration, { rows, drizzle })
       if (missing === 'ledger') {
-        await ledger.recordKnown(tx, {
-          name,
-          source: source.name,
-          checksum,
-          content,
-          status: 'applied',
-          steps: migration.steps.length,
-          appliedAt: drizzle.get(name)?.appliedAt ?? null,
-        })
+        const appliedAt = drizzle.get(migration.name)?.appliedAt ?? null
+        await ledger.recordKnown(tx, { ...ledger.appliedRow(migration), appliedAt })
       }
       if (missing === 'drizzle') await ledger.recordInDrizzle(tx, migration)
     }
@@ -125,12 +118,7 @@ async function accept(
         `${name} is half applied with another text; put that text back, and finish or revert it`,
       )
     }
-    await ledger.recordKnown(tx, {
-      ...migration,
-      source,
-      status: 'applied',
-      steps: migration.steps.length,
-    })
+    await ledger.recordKnown(tx, ledger.appliedRow(migration))
     await ledger.recordEdit(tx, migration)
   }
   if (state === 'renamed' && migration && previousName) {

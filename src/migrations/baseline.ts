@@ -7,8 +7,8 @@ import { type Verification, verify } from './catalog/verify.ts'
 import { findMigration, plinthSource, readMigrations } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { type LegacyMigration, readLegacyFiles, readLegacyTable } from './legacy.ts'
-import { inTurn, type RunOptions } from './run.ts'
 import { compareWithLedger, type MigrationsOptions } from './status.ts'
+import { inTurn, type RunOptions } from './turns.ts'
 
 export interface BaselineOptions extends MigrationsOptions, ScratchOptions, RunOptions {
   /** The last migration that the database has already: its name, the beginning of it, or its place in the list. */
@@ -62,7 +62,10 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
   const verification = await verify(db, {
     ...options,
     schemas: 'declared',
-    ignore: [...ignore, ...(legacy && 'table' in legacy ? [`table ${legacy.table}`] : [])],
+    ignore: [
+      ...ignore,
+      ...(legacy && 'table' in legacy ? [await keyOfTable(db, legacy.table)] : []),
+    ],
     build: async (scratch) => {
       await migrate(scratch, { sources, to: last.name })
     },
@@ -78,14 +81,8 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
         await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
       )
       for (const migration of due) {
-        const { name, source, checksum, content, steps } = migration
-        const row = { name, source: source.name, checksum, content, steps: steps.length }
-        await ledger.recordKnown(tx, {
-          ...row,
-          status: 'applied',
-          appliedAt: new Date(),
-          appliedBy: user,
-        })
+        const row = { ...ledger.appliedRow(migration), appliedAt: new Date(), appliedBy: user }
+        await ledger.recordKnown(tx, row)
         await ledger.recordInDrizzle(tx, migration)
       }
       for (const one of history) {
@@ -98,6 +95,16 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
     imported: history.map(({ name }) => name),
     verification,
   }
+}
+
+/** What `verify` calls a table, whatever it is called here. */
+async function keyOfTable(db: Database, table: string): Promise<string> {
+  const [found] = await rowsOf<{ name: string }>(
+    db,
+    sql`select format('%I.%I', n.nspname, c.relname) as name from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass(${table})`,
+  )
+  return `table ${found?.name ?? table}`
 }
 
 const readHistory = (

@@ -71,16 +71,12 @@ const MAX_PASSES = 3
  * @throws {MigrationError} if rows are left that `migrate` does not change, if the counts of `verify` differ, and where
  * row level security would hide rows from the login.
  */
-export async function runDataMigration(
-  db: Database,
-  module: string,
-  run: DataRun,
-): Promise<boolean> {
+export async function runDataMigration(module: string, run: DataRun): Promise<boolean> {
   const loaded = await load(module)
   const migration = run.direction === 'up' ? loaded : loaded.down
   if (!migration) return run.inTurn((tx) => run.finish(tx))
   const { pauseMs = 0 } = migration
-  const key = await readKey(db, migration)
+  const key = await run.inTurn((tx) => readKey(tx, migration))
   const passes: Passes = { count: 1, left: Number.POSITIVE_INFINITY }
   for (;;) {
     const state = await run.inTurn((tx) => runBatch(tx, migration, key, run, passes))

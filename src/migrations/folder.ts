@@ -37,6 +37,8 @@ export interface Migration {
   folder: string
   /** The text of migration.sql. */
   content: string
+  /** The text of migration.ts, where there is one. */
+  module: string | undefined
   /** SHA-256 of the content in hexadecimal, as drizzle-kit records it. */
   checksum: string
   /** Read when they are asked for: of what is applied already, nobody asks. */
@@ -98,6 +100,7 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
   const data: Step[] = module ? [{ kind: 'data', module }] : []
   const isReversible = existsSync(down)
   const downContent = isReversible ? await readFile(down, 'utf8') : undefined
+  const moduleContent = module === undefined ? undefined : await readFile(module, 'utf8')
   const parser = await loadParser()
   let steps: Step[] | undefined
   return {
@@ -105,6 +108,7 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
     source,
     folder,
     content,
+    module: moduleContent,
     checksum: checksumOf(content),
     get steps() {
       steps ??= [...readSteps(parser, content), ...data]

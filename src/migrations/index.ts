@@ -12,7 +12,14 @@ export { type MigrationSource, plinthSource } from './folder.ts'
 export { type GeneratedMigration, type GenerateOptions, generate } from './generate/generate.ts'
 export { OpenQuestionsError } from './generate/renames.ts'
 export { loadConfig, type ProjectConfig, sourcesOf } from './project.ts'
-export { migrateTo, type PlannedRevert, planRevert, type RevertOptions, revert } from './revert.ts'
-export type { MigrationProgress } from './run.ts'
+export {
+  migrateTo,
+  type PlannedRevert,
+  planRevert,
+  planTo,
+  type RevertOptions,
+  revert,
+} from './revert.ts'
 export { type PlannedMigration, planMigrate } from './script.ts'
 export { type MigrationState, type MigrationStatus, migrationStatus } from './status.ts'
+export type { MigrationProgress } from './turns.ts'

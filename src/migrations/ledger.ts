@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { migrate as applyMigrations } from 'drizzle-orm/pg-core/async/session'
 import { type Database, only, rowsOf } from '../database.ts'
@@ -17,6 +17,7 @@ create table if not exists ${LEDGER} (
   source text not null,
   checksum text not null,
   content text,
+  module text,
   status text not null check (status in ('running', 'applied', 'failed', 'reverting', 'reverted', 'retired', 'imported')),
   step integer not null default 0,
   steps integer not null default 1,
@@ -36,6 +37,8 @@ export interface LedgerRow {
   checksum: string
   /** The text as it was applied; null where only drizzle-kit knew it. */
   content: string | null
+  /** The same of its migration.ts; null without one. */
+  module: string | null
   status: 'running' | 'applied' | 'failed' | 'reverting' | 'reverted' | 'retired' | 'imported'
   /** How many steps are done, of `steps`; while it is reverted, of its down. */
   step: number
@@ -97,7 +100,7 @@ export async function readLedger(
   return { rows, drizzle, isLocked: await isLocked(db) }
 }
 
-const SELECT = sql`select name, source, checksum, content, status, step, steps, step_started as "isStarted", progress,
+const SELECT = sql`select name, source, checksum, content, module, status, step, steps, step_started as "isStarted", progress,
   started_at as "startedAt", applied_at as "appliedAt", applied_by as "appliedBy", duration_ms::float8 as "durationMs", error from ${LEDGER}`
 
 const date = (value: unknown) => (value === null ? null : new Date(value as string))
@@ -177,13 +180,19 @@ export async function releaseSessionLock(session: Database): Promise<void> {
   await rowsOf(session, sql`select pg_advisory_unlock(${KEY})`)
 }
 
-async function isLocked(db: Database): Promise<boolean> {
+const isLocked = (db: Database) => hasLock(db, sql`true`)
+
+/** Whether the session of this statement is the one that has the lock. */
+export const hasSessionLock = (session: Database): Promise<boolean> =>
+  hasLock(session, sql`pid = pg_backend_pid()`)
+
+async function hasLock(db: Database, whose: SQL): Promise<boolean> {
   return only(
     await rowsOf<{ locked: boolean }>(
       db,
       sql`select exists (select from pg_catalog.pg_locks where locktype = 'advisory' and granted and objsubid = 1
         and database = (select oid from pg_catalog.pg_database where datname = current_database())
-        and (classid::bigint << 32) | objid::bigint = ${KEY}) as locked`,
+        and (classid::bigint << 32) | objid::bigint = ${KEY} and ${whose}) as locked`,
     ),
   ).locked
 }
@@ -198,17 +207,18 @@ type Direction = 'up' | 'down'
 /** Records that a migration is begun, or gone on with. */
 export async function recordStart(db: Database, migration: Migration, direction: Direction) {
   const { name, source, checksum, content, steps, down = [] } = migration
+  const module = migration.module ?? null
   const status = direction === 'up' ? 'running' : 'reverting'
   const unfinished =
     direction === 'up' ? sql`l.status in ('running', 'failed')` : sql`l.status = 'reverting'`
   const count = direction === 'up' ? steps.length : down.length
   await rowsOf(
     db,
-    sql`insert into ${LEDGER} as l (name, source, checksum, content, status, steps, applied_by)
-      values (${name}, ${source.name}, ${checksum}, ${content}, ${status}, ${count}, session_user)
+    sql`insert into ${LEDGER} as l (name, source, checksum, content, module, status, steps, applied_by)
+      values (${name}, ${source.name}, ${checksum}, ${content}, ${module}, ${status}, ${count}, session_user)
       on conflict (name) do update set
-        source = excluded.source, checksum = excluded.checksum, content = excluded.content, status = excluded.status,
-        steps = excluded.steps, applied_by = excluded.applied_by, error = null,
+        source = excluded.source, checksum = excluded.checksum, content = excluded.content, module = excluded.module,
+        status = excluded.status, steps = excluded.steps, applied_by = excluded.applied_by, error = null,
         -- An interrupted one goes on where it stopped, and any other begins.
         step = case when ${unfinished} then l.step else 0 end,
         step_started = case when ${unfinished} then l.step_started else false end,
@@ -291,21 +301,28 @@ export async function recordFailure(db: Database, name: string, error: string) {
   )
 }
 
+/** The row of a migration that is applied with the text that it has. */
+export const appliedRow = ({ name, source, checksum, content, module, steps }: Migration) => ({
+  ...{ name, checksum, content, source: source.name, steps: steps.length },
+  module: module ?? null,
+  status: 'applied' as const,
+})
+
 /** A row for what is applied already: by drizzle-kit, by a system before plinth, or by `baseline`. */
 export async function recordKnown(
   db: Database,
   row: Pick<LedgerRow, 'name' | 'source' | 'checksum' | 'status'> & Partial<LedgerRow>,
 ) {
-  const { name, source, checksum, status, content = null, appliedAt = null, appliedBy = null } = row
-  const steps = row.steps ?? 1
+  const { name, source, checksum, status, content = null, module = null, steps = 1 } = row
+  const { appliedAt = null, appliedBy = null } = row
   await rowsOf(
     db,
-    sql`insert into ${LEDGER} (name, source, checksum, content, status, step, steps, started_at, applied_at, applied_by, duration_ms)
-      values (${name}, ${source}, ${checksum}, ${content}, ${status}, ${steps}, ${steps},
+    sql`insert into ${LEDGER} (name, source, checksum, content, module, status, step, steps, started_at, applied_at, applied_by, duration_ms)
+      values (${name}, ${source}, ${checksum}, ${content}, ${module}, ${status}, ${steps}, ${steps},
         coalesce(${appliedAt?.toISOString() ?? null}::timestamptz, now()), ${appliedAt?.toISOString() ?? null}::timestamptz,
         ${appliedBy}, ${row.durationMs ?? null}::bigint)
       on conflict (name) do update set source = excluded.source, checksum = excluded.checksum, content = excluded.content,
-        status = excluded.status, step = excluded.step, steps = excluded.steps, step_started = false, error = null
+        module = excluded.module, status = excluded.status, step = excluded.step, steps = excluded.steps, step_started = false, error = null
       returning name`,
   )
 }
@@ -321,10 +338,13 @@ export async function recordRename(db: Database, from: string, migration: Migrat
 }
 
 /** Takes an edited text for the one that was applied. */
-export async function recordEdit(db: Database, { name, source, checksum, content }: Migration) {
+export async function recordEdit(db: Database, migration: Migration) {
+  const { name, source, checksum, content } = migration
+  const module = migration.module ?? null
   await rowsOf(
     db,
-    sql`update ${LEDGER} set checksum = ${checksum}, content = ${content} where name = ${name} returning name`,
+    sql`update ${LEDGER} set checksum = ${checksum}, content = ${content}, module = ${module}
+      where name = ${name} returning name`,
   )
   await rowsOf(
     db,

@@ -5,14 +5,15 @@ import { countLosses, type Loss, lossesOf } from './advice/losses.ts'
 import { migrate, prepare } from './apply.ts'
 import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
 import { readLedger } from './ledger.ts'
-import { isConcurrent, type RunOptions, runMigration } from './run.ts'
-import { type PlannedMigration, scriptOf } from './script.ts'
+import { isConcurrent, runMigration } from './run.ts'
+import { type PlannedMigration, planMigrate, scriptOf } from './script.ts'
 import {
   checkStates,
   compareWithLedger,
   type MigrationStatus,
   type MigrationsOptions,
 } from './status.ts'
+import type { RunOptions } from './turns.ts'
 
 export interface RevertOptions extends MigrationsOptions, RunOptions {
   /** How many, from the last one; 1 unless said. */
@@ -100,14 +101,38 @@ export async function migrateTo(
   options: Omit<RevertOptions, 'count' | 'to'> = {},
 ): Promise<{ reverted: string[]; applied: string[] }> {
   if (to === NOTHING) return { reverted: await revert(db, { ...options, to }), applied: [] }
-  // What would stop the way up is said before the way down.
+  await checkWayUp(db, to, options)
+  const reverted = await revert(db, { ...options, to })
+  return { reverted, applied: await migrate(db, { ...options, to }) }
+}
+
+/**
+ * What `migrateTo` would run with the same options, and what would be lost. Changes nothing.
+ *
+ * @throws what `migrateTo` does, but for data that would be lost.
+ */
+export async function planTo(
+  db: Database,
+  to: string,
+  options: Omit<RevertOptions, 'count' | 'to'> = {},
+): Promise<PlannedRevert> {
+  const down = await planRevert(db, { ...options, to })
+  if (to === NOTHING) return down
+  const { statuses } = await revertible(db, { ...options, to })
+  // The late ones that come after it are none of this.
+  const late = statuses.filter(({ state }) => state === 'late').map(({ name }) => name)
+  const up = await planMigrate(db, { ...options, to, accept: [...(options.accept ?? []), ...late] })
+  await checkWayUp(db, to, options)
+  return { ...down, migrations: [...down.migrations, ...up] }
+}
+
+/** Refuses what would stop the way up, before the way down. */
+async function checkWayUp(db: Database, to: string, options: Omit<RevertOptions, 'count' | 'to'>) {
   const { migrations, statuses } = await revertible(db, { ...options, to })
   const last = migrations.indexOf(findMigration(migrations, to))
   const staying = new Set(migrations.slice(0, last + 1).map(({ name }) => name))
   const late = statuses.filter(({ name, state }) => state === 'late' && staying.has(name))
   checkStates(late, options.accept ?? [])
-  const reverted = await revert(db, { ...options, to })
-  return { reverted, applied: await migrate(db, { ...options, to }) }
 }
 
 interface Revertible {
@@ -129,8 +154,9 @@ async function revertible(db: Database, options: RevertOptions): Promise<Reverti
     accept,
   )
   const half = statuses.find(
-    ({ state, step, checksum }) =>
-      (state === 'failed' && step > 0) || (state === 'edited' && checksum === undefined),
+    ({ state, step, isStarted, checksum }) =>
+      (state === 'failed' && (step > 0 || isStarted)) ||
+      (state === 'edited' && checksum === undefined),
   )
   if (half) {
     throw new MigrationError(`${half.name} is half applied: finish it first with plinth migrate up`)

@@ -5,6 +5,7 @@ import { commandsOf, type Parser, type Statement, statementsIn, textsOf } from '
 /** The index that a statement makes or drops, quoted. */
 export interface IndexTarget {
   readonly kind: 'create' | 'drop'
+  /** Empty for one that Postgres is to name. */
   readonly index: string
 }
 
@@ -92,8 +93,8 @@ function targetOf(node: Node): IndexTarget | undefined {
   if ('IndexStmt' in node) {
     const { idxname, relation } = node.IndexStmt
     const { schema } = nameOf(relation)
-    const index = quotedName({ ...(schema === undefined ? {} : { schema }), name: idxname ?? '' })
-    return { kind: 'create', index }
+    const name = idxname && { ...(schema === undefined ? {} : { schema }), name: idxname }
+    return { kind: 'create', index: name ? quotedName(name) : '' }
   }
   if ('DropStmt' in node && node.DropStmt.removeType === 'OBJECT_INDEX') {
     const [first] = node.DropStmt.objects ?? []

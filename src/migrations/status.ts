@@ -39,6 +39,8 @@ export interface MigrationStatus {
   /** Steps done, of `steps`: a migration with a step outside of a transaction has several. */
   step: number
   steps: number
+  /** Whether the next step, outside of a transaction, was begun: it may be half done. */
+  isStarted: boolean
   /** Why it failed. */
   error: string | undefined
   /** Of `edited`: from the text that was applied to that of the folder, as a unified diff. */
@@ -128,8 +130,14 @@ async function stateOf(migration: Migration, ledger: Ledger): Promise<MigrationS
   }
   const checksum = record?.checksum ?? (row && isThere(row) ? row.checksum : undefined)
   if (checksum === undefined) return 'pending'
-  return checksum === migration.checksum ? 'applied' : 'edited'
+  const isSame =
+    checksum === migration.checksum && !(row && isThere(row) && isModuleEdited(migration, row))
+  return isSame ? 'applied' : 'edited'
 }
+
+/** Of what drizzle-kit alone has recorded, nothing is known but the checksum of the SQL. */
+const isModuleEdited = ({ module }: Migration, row: LedgerRow) =>
+  row.content !== null && (row.module ?? undefined) !== module
 
 async function hasSameBeginning({ steps }: Migration, { content, step, isStarted }: LedgerRow) {
   const done = step + (isStarted ? 1 : 0)
@@ -153,6 +161,7 @@ function describe(
     durationMs: (isRecorded ? row.durationMs : undefined) ?? undefined,
     step: isRecorded ? row.step : record ? migration.steps.length : 0,
     steps: isRecorded ? row.steps : migration.steps.length,
+    isStarted: row?.isStarted ?? false,
     error: interruption(row),
     difference: undefined,
     previousName: undefined,
@@ -164,18 +173,17 @@ const interruption = (row: LedgerRow | undefined) =>
   row?.error ??
   (row?.status === 'running' || row?.status === 'reverting' ? 'interrupted' : undefined)
 
-async function differenceOf(
-  { name, content }: Migration,
-  row: LedgerRow | undefined,
-): Promise<string> {
-  const applied = row?.content
-  if (typeof applied !== 'string') {
+async function differenceOf(migration: Migration, row: LedgerRow | undefined): Promise<string> {
+  if (typeof row?.content !== 'string') {
     return 'its text as applied is not known: drizzle-kit records a checksum only; see the history of the file'
   }
+  const isModule = row.content === migration.content
+  const applied = (isModule ? row.module : row.content) ?? ''
+  const content = (isModule ? migration.module : migration.content) ?? ''
   if (applied.replaceAll('\r\n', '\n') === content.replaceAll('\r\n', '\n')) {
-    return 'only the line endings differ; keep *.sql from being converted (.gitattributes: *.sql -text)'
+    return 'only the line endings differ; keep the files from being converted (in .gitattributes: *.sql -text)'
   }
-  const path = `${name}/migration.sql`
+  const path = `${migration.name}/${isModule ? 'migration.ts' : 'migration.sql'}`
   const { createTwoFilesPatch } = await import('diff')
   const patch = createTwoFilesPatch(path, path, applied, content, 'as applied', 'in the folder')
   // Above it are the lines of another tool's header.
@@ -218,6 +226,7 @@ function unknownOf(
         durationMs: row?.durationMs ?? undefined,
         step: row?.step ?? 1,
         steps: row?.steps ?? 1,
+        isStarted: row?.isStarted ?? false,
         error: interruption(row),
         difference: undefined,
         previousName: undefined,

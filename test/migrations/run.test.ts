@@ -19,9 +19,9 @@ import { migrate } from '../../src/migrations/apply.ts'
 import { catalogOf } from '../../src/migrations/catalog/catalog.ts'
 import type { MigrationSource } from '../../src/migrations/folder.ts'
 import { migrateTo, planRevert, revert } from '../../src/migrations/revert.ts'
-import type { MigrationProgress } from '../../src/migrations/run.ts'
 import { planMigrate } from '../../src/migrations/script.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
+import type { MigrationProgress } from '../../src/migrations/turns.ts'
 import { adminUrl } from '../support/database.ts'
 import { administer, makeScratch, makeSource, writeMigration } from '../support/scratch.ts'
 
@@ -165,6 +165,22 @@ describe('what was changed after it was applied', () => {
     expect(await run([first])).toEqual([])
     expect(await run()).toEqual([])
     expect(await states(db, source)).toEqual({ [first]: 'applied', [second]: 'applied' })
+  })
+
+  test('an edit of the data migration is an edit', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ first: { up: '', module: 'export default 1' } })
+    await migrate(db, { sources: [source] }).catch(() => {})
+    const module = (n: number) =>
+      `import { sql } from 'drizzle-orm'\nexport default { table: 'pg_catalog.pg_am', key: ['oid'], pending: sql\`false\`, migrate: async () => ${n} }`
+    await writeMigration(source.folder, first, { up: '', module: module(1) })
+    expect(await migrate(db, { sources: [source] })).toEqual([first])
+    await writeMigration(source.folder, first, { up: '', module: module(2) })
+    const refused = migrate(db, { sources: [source] })
+    await expect(refused).rejects.toThrow('as applied')
+    await expect(refused).rejects.toThrow(`${first}/migration.ts`)
+    expect(await migrate(db, { sources: [source], accept: [first] })).toEqual([])
+    expect(await migrate(db, { sources: [source] })).toEqual([])
   })
 
   test('line endings are no exception, and are called by their name', async () => {
@@ -426,6 +442,27 @@ alter table public.a add constraint a_n_key unique using index a_n_idx;`,
     await db.execute(sql`create index a_n_idx on public.a (id)`)
     await expect(migrate(db, { sources: [source] })).rejects.toThrow('already exists')
     expect(await count(db, "pg_class where relname = 'a_n_idx'")).toBe(1)
+  })
+
+  test('says how far an index is that takes long, and refuses one without a name', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({
+      first: 'create table public.a as select n from generate_series(1, 10) n;',
+      second: `create function public.slowly(n int) returns int language plpgsql immutable as
+$$ begin perform pg_sleep(0.3); return n; end $$;
+--> statement-breakpoint
+-- plinth: concurrently
+create index a_slow_idx on public.a (public.slowly(n));`,
+      third: 'create index concurrently on public.a (n);',
+    })
+    const said: string[] = []
+    const failed = migrate(db, {
+      sources: [source],
+      onProgress: ({ doing }) => doing && said.push(doing),
+    })
+    await expect(failed).rejects.toThrow('name the index')
+    expect(said.some((text) => text.startsWith('building index'))).toBe(true)
+    expect(await states(db, source)).toMatchObject({ [second]: 'applied', [third]: 'failed' })
   })
 
   test('20 at once, one of them sleeping, one building an index: each is applied once', async () => {

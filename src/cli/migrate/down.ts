@@ -1,6 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
-import { migrateTo, planRevert, revert } from '../../migrations/revert.ts'
-import { planMigrate } from '../../migrations/script.ts'
+import { migrateTo, planRevert, planTo, revert } from '../../migrations/revert.ts'
 import { print } from '../terminal.ts'
 import {
   migrationCommand,
@@ -63,14 +62,10 @@ export function toCommand(): Command {
       await withMigrations(options, async ({ db, sources, ui }) => {
         const all = { sources, ...runOf(options, ui), allowDataLoss }
         if (dryRun) {
-          const { migrations, losses } = await planRevert(db, { ...all, to })
-          const ups = to === 'nothing' ? [] : await planMigrate(db, { ...all, to })
-          if (json)
-            return print(
-              JSON.stringify({ dryRun: true, migrations: [...migrations, ...ups], losses }),
-            )
+          const { migrations, losses } = await planTo(db, to, all)
+          if (json) return print(JSON.stringify({ dryRun: true, migrations, losses }))
           for (const line of lossText(losses)) print(line)
-          return printScripts([...migrations, ...ups], false)
+          return printScripts(migrations, false)
         }
         const { reverted, applied } = await migrateTo(db, to, all)
         for (const name of reverted) ui.done(`reverted ${name}`)

@@ -3,7 +3,7 @@ import { type Connection, connect, type Database, rowsOf } from '../../database.
 import { MigrationError } from '../../errors.ts'
 import { migrate } from '../apply.ts'
 import { catalogOf } from '../catalog/catalog.ts'
-import { messageOf } from '../run.ts'
+import { messageOf } from '../turns.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */
