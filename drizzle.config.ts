@@ -2,8 +2,10 @@ import { defineConfig } from 'drizzle-kit'
 import { openEmbedded } from './src/database.ts'
 
 const url = process.env.DATABASE_URL
-// Only these open a database; `generate` must not make one.
-const connects = ['migrate', 'push', 'pull', 'studio'].includes(process.argv[2] ?? '')
+// Only these of drizzle-kit open a database; `generate` must not make one, and plinth opens its own.
+const [, program = '', command = ''] = process.argv
+const connects =
+  program.includes('drizzle-kit') && ['migrate', 'push', 'pull', 'studio'].includes(command)
 
 const shared = {
   dialect: 'postgresql' as const,
