@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
@@ -61,8 +62,8 @@ const MODULES = ['migration.ts', 'migration.mts', 'migration.js', 'migration.mjs
 /**
  * The migrations of the sources, in the order in which they are applied: source by source, each by name.
  *
- * @throws {MigrationError} for a folder that is not there, for the layout of an older drizzle-kit, and for a name that
- * two sources have.
+ * @throws {MigrationError} for a folder that is not there, for the layout of an older drizzle-kit, for a file that is not
+ * UTF-8, and for a name that two sources have.
  */
 export async function readMigrations(sources: readonly MigrationSource[]): Promise<Migration[]> {
   const migrations = (await Promise.all(sources.map(readSource))).flat()
@@ -82,25 +83,24 @@ async function readSource(source: MigrationSource): Promise<Migration[]> {
   if (existsSync(join(folder, 'meta', '_journal.json'))) {
     throw new MigrationError(`${folder} is of an older drizzle-kit; run: npx drizzle-kit up`)
   }
-  const entries = await readdir(folder, { withFileTypes: true }).catch((error) => {
+  const names = await readdir(folder).catch((error) => {
     throw new MigrationError(
       `cannot read the migrations of ${source.name} (${error.code} ${folder}); to make the first one, run: plinth generate`,
     )
   })
-  const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
   const present = names.filter((name) => existsSync(join(folder, name, 'migration.sql'))).sort()
   return Promise.all(present.map((name) => readMigration(source, name)))
 }
 
 async function readMigration(source: MigrationSource, name: string): Promise<Migration> {
   const folder = join(source.folder, name)
-  const content = await readFile(join(folder, 'migration.sql'), 'utf8')
+  const content = await readText(join(folder, 'migration.sql'))
   const down = join(folder, 'down.sql')
   const module = MODULES.map((file) => join(folder, file)).find((path) => existsSync(path))
   const data: Step[] = module ? [{ kind: 'data', module }] : []
   const isReversible = existsSync(down)
-  const downContent = isReversible ? await readFile(down, 'utf8') : undefined
-  const moduleContent = module === undefined ? undefined : await readFile(module, 'utf8')
+  const downContent = isReversible ? await readText(down) : undefined
+  const moduleContent = module === undefined ? undefined : await readText(module)
   const parser = await loadParser()
   let steps: Step[] | undefined
   return {
@@ -119,6 +119,13 @@ async function readMigration(source: MigrationSource, name: string): Promise<Mig
       return downContent === undefined ? undefined : [...data, ...readSteps(parser, downContent)]
     },
   }
+}
+
+/** Bytes that are no UTF-8 would be replaced on the way, and what follows a NUL would be left out. */
+async function readText(path: string): Promise<string> {
+  const bytes = await readFile(path)
+  if (isUtf8(bytes) && !bytes.includes(0)) return bytes.toString()
+  throw new MigrationError(`${path} is not UTF-8 text; save it as that`)
 }
 
 /**
