@@ -1,6 +1,5 @@
 import { dirname, relative } from 'node:path'
 import { Command } from 'commander'
-import { generate } from '../migrations/generate.ts'
 import { OpenQuestionsError } from '../migrations/renames.ts'
 import { print, printable, progress, UsageError } from './terminal.ts'
 
@@ -37,6 +36,8 @@ export function generateCommand(): Command {
     .action(async (name: string | undefined, options: GenerateCommandOptions) => {
       const { json = false, config, prove } = options
       const ui = progress(json)
+      // Parsers and loaders that no other command needs.
+      const { generate } = await import('../migrations/generate.ts')
       ui.doing(prove ? 'planning, and proving on a scratch database' : 'planning')
       try {
         const made = await generate({
@@ -56,7 +57,10 @@ export function generateCommand(): Command {
       } catch (error) {
         if (!(error instanceof OpenQuestionsError)) throw error
         if (json) print(JSON.stringify({ questions: error.questions }))
-        throw new UsageError(error.message, { cause: error })
+        for (const { kind, name, answers } of json ? [] : error.questions) {
+          print(`${kind} ${name}: ${answers.join(' or ')}`)
+        }
+        throw new UsageError('renamed, or dropped and new? Generate again with one flag for each')
       }
     })
 }

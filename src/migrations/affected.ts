@@ -12,7 +12,7 @@ const tracked = (text: string): References => ({ ...referencesOf(text), inside: 
 const quote = (...names: string[]) => names.map((name) => `"${name}"`).join('.')
 
 /** The expressions of an entity, in which it refers to others. */
-export function expressionsOf(entity: Entity): string {
+function expressionsOf(entity: Entity): string {
   switch (entity.entityType) {
     case 'columns':
       return [entity.default, entity.generated?.as].filter(Boolean).join(' ; ')

@@ -153,5 +153,5 @@ const plain = ({ name, create, drop, phase, table }: ManagedObject) => ({
 })
 
 /** Writes objects.json, the managed objects' snapshot, into a migration's folder. */
-export const writeObjects = (folder: string, objects: readonly ManagedObject[]): Promise<void> =>
+const writeObjects = (folder: string, objects: readonly ManagedObject[]): Promise<void> =>
   writeFile(join(folder, 'objects.json'), `${JSON.stringify(objects.map(plain), null, 2)}\n`)

@@ -6,7 +6,7 @@ import { catalogOf } from './catalog.ts'
 import { EMPTY, type MigrationPlan, planMigration, type SchemaState } from './plan.ts'
 
 /** What a migration made instead of what is declared, object by object. */
-export interface Difference {
+interface Difference {
   readonly object: string
   readonly declared: string | undefined
   readonly made: string | undefined
