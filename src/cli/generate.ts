@@ -2,7 +2,6 @@ import { dirname, relative } from 'node:path'
 import { Command } from 'commander'
 import pc from 'picocolors'
 import type { Advice, Effect } from '../migrations/advice/advice.ts'
-import { generate } from '../migrations/generate/generate.ts'
 import { OpenQuestionsError } from '../migrations/generate/renames.ts'
 import { print, printable, progress, UsageError } from './terminal.ts'
 
@@ -41,6 +40,8 @@ export function generateCommand(): Command {
     .action(async (name: string | undefined, options: GenerateCommandOptions) => {
       const { json = false, config, plain = false, prove } = options
       const ui = progress(json)
+      // Parsers and loaders that no other command needs.
+      const { generate } = await import('../migrations/generate/generate.ts')
       ui.doing(prove ? 'planning, and proving on a scratch database' : 'planning')
       try {
         const made = await generate({
@@ -62,7 +63,10 @@ export function generateCommand(): Command {
       } catch (error) {
         if (!(error instanceof OpenQuestionsError)) throw error
         if (json) print(JSON.stringify({ questions: error.questions }))
-        throw new UsageError(error.message, { cause: error })
+        for (const { kind, name, answers } of json ? [] : error.questions) {
+          print(`${kind} ${name}: ${answers.join(' or ')}`)
+        }
+        throw new UsageError('renamed, or dropped and new? Generate again with one flag for each')
       }
     })
 }

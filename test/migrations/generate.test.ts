@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, test } from 'vitest'
 import { MigrationError } from '../../src/errors.ts'
@@ -16,54 +16,13 @@ import { collectObjects, loadProject } from '../../src/migrations/project.ts'
 import * as schema from '../../src/schema/index.ts'
 import { type ManagedObject, managedSchema } from '../../src/schema/managed.ts'
 import { managedObjects } from '../../src/schema/objects.ts'
+import { declare, makeProject, plinth } from '../support/project.ts'
 
 const run = promisify(execFile)
 const folders: string[] = []
 afterAll(async () => {
   for (const folder of folders) await rm(folder, { recursive: true })
 })
-
-const plinth = resolve('src/schema')
-
-/** A user's project, whose tables refer to plinth's. */
-async function makeProject(): Promise<string> {
-  // Below the repository, so that its packages are found.
-  await mkdir('coverage', { recursive: true })
-  const folder = await mkdtemp(join(resolve('coverage'), 'project-'))
-  folders.push(folder)
-  await mkdir(join(folder, 'db'))
-  await writeFile(
-    join(folder, 'drizzle.config.ts'),
-    `export default { dialect: 'postgresql', schema: './db/*.ts', out: './migrations' }\n`,
-  )
-  await declare(folder, "title: text('title').notNull()")
-  return folder
-}
-
-const declare = (folder: string, columns: string, objects = '') =>
-  writeFile(
-    join(folder, 'db', 'schema.ts'),
-    `import { sql } from 'drizzle-orm'
-import { foreignKey, pgSchema, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
-import { organizations } from '${plinth}/identity.ts'
-import { managedComment, managedGrant } from '${plinth}/managed.ts'
-import { plinthApp, tenantPolicies, shared } from '${plinth}/policies.ts'
-
-export const app = pgSchema('app')
-export const posts = app.table.withRLS('posts', {
-  organizationId: uuid('organization_id').notNull(),
-  id: uuid('id').notNull(),
-  ${columns},
-}, (t) => [
-  primaryKey({ name: 'posts_pkey', columns: [t.organizationId, t.id] }),
-  foreignKey({ name: 'posts_organization_id_fkey', columns: [t.organizationId], foreignColumns: [organizations.id] }),
-  ...tenantPolicies('posts', t.organizationId, shared()),
-])
-export const rights = [managedGrant('app.posts', sql\`grant select on \${posts} to plinth_app\`)]
-export const note = managedComment(posts, 'What was written.')
-${objects}
-`,
-  )
 
 const filesOf = async (folder: string) =>
   (await readdir(folder, { recursive: true }).catch(() => [])).sort()
@@ -72,7 +31,7 @@ const statementsOf = (text: string) => textsOf(text).map((statement) => statemen
 
 describe('the project of a user', () => {
   test('gets migrations of its own tables, its objects, and nothing of plinth’s', async () => {
-    const cwd = await makeProject()
+    const cwd = await makeProject(folders)
     const made = await generate({ cwd, name: 'first' })
     expect(made?.name).toMatch(/^\d{14}_first$/)
     expect(made?.unproved).toBeUndefined()
@@ -129,10 +88,10 @@ export const one = managedFunction('app.one()', sql\`create or replace function 
     expect((await readState(join(cwd, 'migrations'))).objects.map(({ name }) => name)).toContain(
       'function app.one()',
     )
-  }, 120_000)
+  }, 240_000)
 
   test('whose SQL fails is told so, and nothing is left behind', async () => {
-    const cwd = await makeProject()
+    const cwd = await makeProject(folders)
     await declare(
       cwd,
       "title: text('title')",
@@ -143,7 +102,7 @@ export const one = managedFunction('app.one()', sql\`create or replace function 
   }, 60_000)
 
   test('builds an index of a table in use beside the writers, and says what waits otherwise', async () => {
-    const cwd = await makeProject()
+    const cwd = await makeProject(folders)
     await generate({ cwd, prove: false })
     const file = join(cwd, 'db', 'schema.ts')
     const schema = await readFile(file, 'utf8')

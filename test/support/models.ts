@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import {
   bigint,
   boolean,
@@ -9,12 +9,11 @@ import {
   jsonb,
   numeric,
   type PgColumn,
-  pgMaterializedView,
   pgPolicy,
   pgSchema,
   pgTable,
-  pgView,
   primaryKey,
+  serial,
   text,
   timestamp,
   unique,
@@ -26,7 +25,6 @@ import { stateOfExports } from '../../src/migrations/generate/kit.ts'
 import type { SchemaState } from '../../src/migrations/generate/plan.ts'
 import {
   managedComment,
-  managedConstraint,
   managedFunction,
   managedGrant,
   managedIndex,
@@ -42,12 +40,16 @@ export interface Model {
   positive: 'sql' | 'plpgsql' | 'renamed' | 'atomic' | null
   tables: TableModel[]
   views: ViewModel[]
+  /** A function that takes the enum, and whether a default calls it. */
+  mood: 'sql' | 'plpgsql' | null
   log: 'range' | 'list' | 'plain' | null
 }
 
 interface TableModel {
+  /** Behind the name that its place gives it. */
+  suffix: string
   inPublic: boolean
-  id: 'plain' | 'identity' | 'composite'
+  id: 'plain' | 'identity' | 'composite' | 'serial'
   columns: ColumnModel[]
   hasGenerated: boolean
   policy: 'using' | 'function' | 'check' | null
@@ -114,8 +116,11 @@ export function models({ isLossless = false }: ModelOptions = {}): fc.Arbitrary<
     storage: fc.boolean(),
   })
   const table = fc.record<TableModel>({
+    suffix: fc.constant(''),
     inPublic: fc.boolean(),
-    id: isLossless ? fc.constant('plain') : fc.constantFrom('plain', 'identity', 'composite'),
+    id: isLossless
+      ? fc.constant('plain')
+      : fc.constantFrom('plain', 'identity', 'composite', 'serial'),
     columns: fc.uniqueArray(column, { maxLength: 4, selector: ({ name }) => name }),
     hasGenerated: fc.boolean(),
     policy: maybe(fc.constantFrom('using', 'function', 'check')),
@@ -136,6 +141,7 @@ export function models({ isLossless = false }: ModelOptions = {}): fc.Arbitrary<
       }),
       { maxLength: 3 },
     ),
+    mood: maybe(fc.constantFrom('sql', 'plpgsql')),
     log: maybe(fc.constantFrom('range', 'list', 'plain')),
   })
 }
@@ -164,12 +170,18 @@ const FUNCTIONS: Record<string, string> = {
   atomic: `(n integer) returns boolean language sql immutable return n > 0`,
 }
 
+/** A table that rows can be put into by their ids alone, and its columns of numbers. */
+export interface Fillable {
+  name: string
+  columns: string[]
+}
+
 /** Builds the objects that a user would write for the model, and reads them as plinth does. */
-export async function stateOf(model: Model): Promise<SchemaState & { fills: string[] }> {
+export async function stateOf(model: Model): Promise<SchemaState & { tables: Fillable[] }> {
   const mood = app.enum('mood', model.labels as ['ok'])
   const exports: Record<string, unknown> = { app, mood }
   const objects: object[] = []
-  const fills: string[] = []
+  const fillable: Fillable[] = []
   const kinds: Record<string, readonly [() => unknown, string]> = types(mood)
   const isPositive = model.positive !== null
   if (model.positive) {
@@ -185,19 +197,46 @@ export async function stateOf(model: Model): Promise<SchemaState & { fills: stri
     )
   }
 
-  const tables: Made[] = []
-  for (const [at, declared] of model.tables.entries()) {
-    tables.push(makeTable(`t${at}`, declared, kinds, tables.at(-1), isPositive))
+  if (model.mood) {
+    const body =
+      model.mood === 'sql'
+        ? `language sql immutable as $$ select 1 where m is not null or app.is_any() $$`
+        : `language plpgsql immutable as $$ begin return case when app.is_any() then 1 else 2 end; end $$`
+    objects.push(
+      managedFunction(
+        'app.rank(app.mood)',
+        sql.raw(`create or replace function app.rank(m app.mood) returns integer ${body}`),
+      ),
+      managedFunction(
+        'app.is_any()',
+        sql.raw(
+          `create or replace function app.is_any() returns boolean language sql immutable as $$ select true $$`,
+        ),
+      ),
+      managedFunction(
+        'app.initial()',
+        sql.raw(
+          `create or replace function app.initial() returns integer language sql as $$ select app.rank(${'null'}::app.mood) $$`,
+        ),
+      ),
+    )
   }
-  for (const { table, extra, fill } of tables) {
+  const tables: Made[] = []
+  const initial = model.mood ? sql`app.initial()` : sql`0`
+  for (const [at, declared] of model.tables.entries()) {
+    tables.push(
+      makeTable(`t${at}${declared.suffix}`, declared, kinds, tables.at(-1), isPositive, initial),
+    )
+  }
+  for (const { table, extra, fill, columns } of tables) {
     exports[fill] = table
     objects.push(...extra)
-    fills.push(fill)
+    fillable.push({ name: fill, columns: ['id', ...columns] })
   }
   addViews(model, tables, exports, objects)
-  addLog(model, exports, objects, fills)
+  addLog(model, exports, objects, fillable)
   const ddl = await stateOfExports(exports)
-  return { ddl, objects: objects as never, fills }
+  return { ddl, objects: objects as never, tables: fillable }
 }
 
 interface Made {
@@ -215,6 +254,7 @@ function makeTable(
   kinds: Record<string, readonly [() => unknown, string]>,
   before: Made | undefined,
   isPositive: boolean,
+  initial: SQL,
 ): Made {
   const make = (inPublic ? pgTable : app.table) as typeof pgTable
   const shape: Record<string, unknown> = {
@@ -223,8 +263,10 @@ function makeTable(
         ? integer()
             .notNull()
             .generatedByDefaultAsIdentity({ name: `${name}_id_seq` })
-        : integer().notNull(),
-    part: integer().notNull().default(0),
+        : id === 'serial'
+          ? serial()
+          : integer().notNull(),
+    part: integer().notNull().default(initial),
   }
   const refers =
     reference !== null && before !== undefined && !before.isComposite ? before : undefined
@@ -366,19 +408,19 @@ function addLog(
   { log }: Model,
   exports: Record<string, unknown>,
   objects: object[],
-  fills: string[],
+  fillable: Fillable[],
 ) {
   if (!log) return
   const table = app.table(
     'log',
-    { id: integer().notNull(), kind: text().notNull(), note: text() },
+    { id: integer().notNull(), kind: text().notNull().default('a'), note: text() },
     (t) => [
       primaryKey({ name: 'log_pk', columns: [t.id, t.kind] }),
       index('log_note_idx').on(t.note),
     ],
   )
   exports.log = table
-  fills.push('"app"."log"')
+  fillable.push({ name: '"app"."log"', columns: ['id'] })
   objects.push(managedGrant('log', sql`grant select, insert on ${table} to plinth_fuzz`))
   if (log === 'plain') return
   objects.push(managedPartitioning(table, log, log === 'range' ? table.id : table.kind))
@@ -395,6 +437,26 @@ function addLog(
     }),
   )
 }
-void pgView
-void pgMaterializedView
-void managedConstraint
+
+/** The model with other names for its tables and columns, and the answers that say so. */
+export function withOtherNames(model: Model): {
+  model: Model
+  renames: { from: string; to: string }[]
+} {
+  const renames: { from: string; to: string }[] = []
+  const tables = model.tables.map((table, at) => {
+    const schema = table.inPublic ? 'public' : 'app'
+    const [from, to] = [`${schema}.t${at}`, `${schema}.t${at}x`]
+    // Every other one keeps its name, and has columns renamed all the same.
+    const isRenamed = at % 2 === 0
+    if (isRenamed) renames.push({ from, to })
+    const columns = table.columns.map((column, place) => {
+      if (place % 2 === 1) return column
+      const name = `${column.name}_new`
+      renames.push({ from: `${from}.${column.name}`, to: `${isRenamed ? to : from}.${name}` })
+      return { ...column, name }
+    })
+    return { ...table, suffix: isRenamed ? 'x' : '', columns }
+  })
+  return { model: { ...model, tables }, renames }
+}

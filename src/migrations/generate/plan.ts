@@ -11,10 +11,11 @@ import {
   fatesOf,
   normalized,
   partitioningsOf,
+  uncounted,
   withFollowedNames,
   withKeptNames,
 } from './states.ts'
-import { dropSteps, makeSteps, objectChanges } from './steps.ts'
+import { dropSteps, makeSteps, objectChanges, renameSequences } from './steps.ts'
 
 /** All that is declared at one time: drizzle's tables and the rest, and plinth's managed objects. */
 export interface SchemaState {
@@ -92,11 +93,13 @@ async function planSteps(
     removed: objects.removed,
   })
   const isLoosened = new Set(fates.loosened)
+  const isUncounted = new Set(fates.uncounted)
   const keep = (state: readonly Entity[]) =>
     state.flatMap((entity, place): Entity[] => {
       if (affected.gone.has(place)) return []
       if (entity.entityType !== 'columns') return [entity]
-      const column = affected.defaults.has(place) ? { ...entity, default: null } : entity
+      const plain = isUncounted.has(place) ? uncounted(entity) : entity
+      const column = affected.defaults.has(place) ? { ...plain, default: null } : plain
       return isLoosened.has(place) ? [{ ...column, type: 'text', typeSchema: null }] : [column]
     })
 
@@ -113,6 +116,7 @@ async function planSteps(
     ...dropped,
     ...away.before,
     ...renaming.map((sql): Step => ({ sql, things: [], definition: sql })),
+    ...renameSequences(from, moved, to, affected.gone),
     ...made,
     ...away.after,
   ])

@@ -102,11 +102,12 @@ export function renamed(entity: Entity, { kind, from, to }: Rename): Entity {
     } else if (inTable && Array.isArray(copy.columns)) set('columns', swap(copy.columns))
     if (toTable) set('columnsTo', swap(copy.columnsTo))
   }
-  const path = pathOf(entity)
-  if (KIND_OF[entity.entityType] === kind && same(path, from)) {
-    const names =
-      to.length === 1 ? ['name'] : to.length === 2 ? ['schema', 'name'] : [null, null, 'name']
-    for (const [at, key] of names.entries()) if (key) set(key, to[at])
+  if (KIND_OF[entity.entityType] === kind && same(pathOf(entity), from)) {
+    const keys =
+      to.length === 3 ? ['schema', 'table', 'name'] : ['schema', 'name'].slice(-to.length)
+    for (const [at, key] of keys.entries()) set(key, to[at])
+    // drizzle-kit would keep a name that nobody wrote.
+    if ('nameExplicit' in copy) set('nameExplicit', true)
   }
   return copy as unknown as Entity
 }

@@ -98,15 +98,15 @@ export function rewriteSteps(
     })
     return [
       ...(copied.length > 0 ? [copy] : []),
-      ...counted.map(({ name }) =>
-        after(
-          `SELECT setval(pg_get_serial_sequence('${target}', '${name}'), coalesce(max("${name}"), 0) + 1, false) FROM ${target}`,
-        ),
-      ),
+      ...counted.map(({ name }) => after(continueSequence(target, name))),
       after(`DROP TABLE "${ASIDE}"."${rewrite.from.name}"`),
     ]
   })
 }
+
+/** Has the sequence of a column go on after the highest number that is there. */
+export const continueSequence = (table: string, column: string): string =>
+  `SELECT pg_catalog.setval(pg_catalog.pg_get_serial_sequence('${table}', '${column}'), coalesce(max("${column}"), 0) + 1, false) FROM ${table}`
 
 const typeOf = ({ type, typeSchema, dimensions }: EntityOf<'columns'>) => {
   const name = typeSchema ? `"${typeSchema}"."${type}"` : type

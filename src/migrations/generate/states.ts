@@ -91,6 +91,8 @@ export interface Fates {
   readonly grown: number[]
   /** Places of columns whose enum is made again, so that they are text meanwhile. */
   readonly loosened: number[]
+  /** Places of columns that are no longer counted by the sequence that they have. */
+  readonly uncounted: number[]
 }
 
 /** What has to become of each entity of `prev`, whose renames are behind it, to reach `next`. */
@@ -100,7 +102,7 @@ export function fatesOf(
   rewritten: (entity: Entity) => boolean,
 ): Fates {
   const known = indexOf(next)
-  const fates: Fates = { gone: [], retyped: [], grown: [], loosened: [] }
+  const fates: Fates = { gone: [], retyped: [], grown: [], loosened: [], uncounted: [] }
   for (const [place, entity] of prev.entries()) {
     const other = known.get(keyOf(entity))
     if (!other || rewritten(entity)) fates.gone.push(place)
@@ -110,7 +112,11 @@ export function fatesOf(
       else fates.gone.push(place)
     } else if (entity.entityType === 'columns' && other.entityType === 'columns') {
       if (isRemade(entity, other)) fates.gone.push(place)
-      else if (isRetyped(entity, other)) fates.retyped.push(place)
+      else {
+        if (isRetyped(entity, other)) fates.retyped.push(place)
+        const counter = counterOf(entity)
+        if (counter && counter !== counterOf(other)) fates.uncounted.push(place)
+      }
     } else if (!isAltered(entity, other)) fates.gone.push(place)
   }
   const remade = fates.gone.flatMap((place) => {
@@ -126,6 +132,20 @@ export function fatesOf(
   }
   return fates
 }
+
+/** How a column is numbered: as `serial`, as an identity, or not at all. */
+export const counterOf = ({ identity, type }: EntityOf<'columns'>) =>
+  identity ? 'identity' : /serial$/.test(type) ? 'serial' : undefined
+
+/** The type of a column that is numbered, without the numbering. */
+export const uncounted = (column: EntityOf<'columns'>): EntityOf<'columns'> => ({
+  ...column,
+  identity: null,
+  type: column.type
+    .replace(/^bigserial$/, 'bigint')
+    .replace(/^smallserial$/, 'smallint')
+    .replace(/^serial$/, 'integer'),
+})
 
 /** Whether the first labels are among the second, in the same order. */
 function isWithin(labels: readonly string[], others: readonly string[]): boolean {

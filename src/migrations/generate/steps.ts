@@ -1,12 +1,13 @@
 import type { ManagedObject } from '../../schema/managed.ts'
 import { type Affected, definitionOf, indexOf, isSame, tableOf, thingsOf } from './affected.ts'
 import { isCastable } from './casts.ts'
-import { diff, type Entity } from './kit.ts'
+import { diff, type Entity, type EntityOf } from './kit.ts'
 import { createdBy, isCall, isReplaceable, splitName, targetsOf } from './objects.ts'
 import { madeBy, orderDrops, orderSteps, type Step } from './order.ts'
 import { referencesOf, type Thing } from './references.ts'
 import { keyOf, pathOf } from './renames.ts'
-import { partitionsOf, type Rewrite } from './rewrite.ts'
+import { continueSequence, partitionsOf, type Rewrite } from './rewrite.ts'
+import { counterOf } from './states.ts'
 
 export interface ObjectChanges {
   /** Objects of `prev` that are not in `next`, or differ so that a drop is needed. */
@@ -160,9 +161,12 @@ export async function makeSteps(
       )
   const [known, target] = [indexOf(from), indexOf(to)]
   const kit = (await diff(from, to)).map((sql) => kitStep(sql, known, target, partitionings))
+  const counted = countedColumns(known, to)
   const ordered = orderSteps([
     ...steps('before'),
+    ...counted.before,
     ...kit,
+    ...counted.after,
     ...requiredColumns(known, to),
     ...copies,
     ...steps('after'),
@@ -238,9 +242,52 @@ function requiredColumns(from: ReadonlyMap<string, Entity>, to: readonly Entity[
   return to.flatMap((entity) => {
     if (entity.entityType !== 'columns' || !entity.generated || !entity.notNull) return []
     if (from.has(keyOf(entity)) || !tables.has(tableOf(entity))) return []
-    const table =
-      entity.schema === 'public' ? `"${entity.table}"` : `"${entity.schema}"."${entity.table}"`
-    const sql = `ALTER TABLE ${table} ALTER COLUMN "${entity.name}" SET NOT NULL`
-    return [{ sql, things: [], definition: sql }]
+    const column = `ALTER TABLE ${tableName(entity)} ALTER COLUMN "${entity.name}"`
+    return [plainStep(`${column} SET NOT NULL`)]
+  })
+}
+
+/** drizzle-kit has a new sequence begin at 1, whatever numbers there are, and leaves out NOT NULL before it. */
+function countedColumns(from: ReadonlyMap<string, Entity>, to: readonly Entity[]) {
+  const before: Step[] = []
+  const after: Step[] = []
+  for (const column of to) {
+    if (column.entityType !== 'columns' || !counterOf(column)) continue
+    const old = from.get(keyOf(column))
+    if (old?.entityType !== 'columns' || counterOf(old)) continue
+    const table = tableName(column)
+    if (!old.notNull)
+      before.push(plainStep(`ALTER TABLE ${table} ALTER COLUMN "${column.name}" SET NOT NULL`))
+    after.push(plainStep(continueSequence(table, column.name)))
+  }
+  return { before, after }
+}
+
+const tableName = ({ schema, table }: { schema: string; table: string }) =>
+  schema === 'public' ? `"${table}"` : `"${schema}"."${table}"`
+
+const plainStep = (sql: string): Step => ({ sql, things: [], definition: sql })
+
+/** The sequence that Postgres counts a column's rows by. */
+const sequenceOf = ({ identity, type, table, name }: EntityOf<'columns'>) =>
+  identity?.name ?? (/serial$/.test(type) ? `${table}_${name}_seq` : undefined)
+
+/** The sequences of columns follow them: drizzle-kit leaves them the name that they were made with. */
+export function renameSequences(
+  from: readonly Entity[],
+  moved: readonly Entity[],
+  to: readonly Entity[],
+  gone: ReadonlySet<number>,
+): Step[] {
+  const known = indexOf(to)
+  return from.flatMap((old, place) => {
+    const now = moved[place]
+    const next = now && known.get(keyOf(now))
+    if (gone.has(place) || old.entityType !== 'columns' || next?.entityType !== 'columns') return []
+    const [before, after] = [sequenceOf(old), sequenceOf(next)]
+    if (!before || !after || before === after) return []
+    const schema = next.schema === 'public' ? '' : `"${next.schema}".`
+    const sql = `ALTER SEQUENCE ${schema}"${before}" RENAME TO "${after}"`
+    return [{ sql, things: [], definition: '' }]
   })
 }
