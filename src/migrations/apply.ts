@@ -48,7 +48,8 @@ export async function migrate(db: Database, options: MigrateOptions = {}): Promi
   const applied: string[] = []
   for (const [at, migration] of due.entries()) {
     const place = { step: at + 1, steps: due.length }
-    const isMine = await runMigration(db, migration, 'up', options, place)
+    const passage = { migration, migrations, direction: 'up' as const }
+    const isMine = await runMigration(db, passage, options, place)
     if (isMine) applied.push(migration.name)
   }
   return applied

@@ -121,6 +121,30 @@ async function readDrizzle(db: Database, source: MigrationSource) {
   return rows.map((row) => ({ ...row, appliedAt: date(row.appliedAt) }))
 }
 
+/** How far a migration has come. */
+export type Stage = Pick<LedgerRow, 'name' | 'status' | 'step' | 'isStarted'>
+
+/** What tells whether a migration may begin, without the texts. */
+export async function readStages(
+  tx: Database,
+  migrations: readonly Migration[],
+): Promise<{ stages: Map<string, Stage>; recorded: Set<string> }> {
+  const stages = await rowsOf<Stage>(
+    tx,
+    sql`select name, status, step, step_started as "isStarted" from ${LEDGER}`,
+  )
+  const recorded = new Set<string>()
+  const tables = new Map(migrations.map(({ source }) => [titleOf(source), source]))
+  for (const source of tables.values()) {
+    const rows = await rowsOf<{ name: string }>(
+      tx,
+      sql`select name from ${tableOf(source)} where name is not null`,
+    )
+    for (const { name } of rows) recorded.add(name)
+  }
+  return { stages: new Map(stages.map((stage) => [stage.name, stage])), recorded }
+}
+
 /** Makes both tables, unless they are there: whoever finds them needs no right to make them. */
 export async function ensureLedger(db: Database, sources: readonly MigrationSource[]) {
   for (const { schema, table, folder } of sources) {
@@ -225,6 +249,19 @@ export async function recordStart(db: Database, migration: Migration, direction:
         progress = case when ${unfinished} then l.progress end,
         started_at = case when ${unfinished} then l.started_at else now() end
       returning name`,
+  )
+}
+
+/** Takes back that other migrations are begun in the opposite direction, where nothing of them is done. */
+export async function recallOthers(db: Database, name: string, direction: Direction) {
+  const [from, to] =
+    direction === 'up'
+      ? [sql`('reverting')`, sql`'applied'`]
+      : [sql`('running', 'failed')`, sql`'reverted'`]
+  await rowsOf(
+    db,
+    sql`update ${LEDGER} set status = ${to} where status in ${from} and step = 0 and not step_started
+      and name <> ${name} returning name`,
   )
 }
 

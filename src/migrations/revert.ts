@@ -84,7 +84,8 @@ export async function revert(db: Database, options: RevertOptions = {}): Promise
   const reverted: string[] = []
   for (const [at, migration] of due.entries()) {
     const place = { step: at + 1, steps: due.length }
-    if (await runMigration(db, migration, 'down', options, place)) reverted.push(migration.name)
+    const passage = { migration, migrations, direction: 'down' as const }
+    if (await runMigration(db, passage, options, place)) reverted.push(migration.name)
   }
   return reverted
 }

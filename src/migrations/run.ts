@@ -1,13 +1,12 @@
 import { sql } from 'drizzle-orm'
 import { type Database, mapErrors, only, rowsOf } from '../database.ts'
+import { begin, type Direction, isDone, OvertakenError, type Passage } from './course.ts'
 import { runDataMigration } from './data.ts'
 import type { Migration } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { runOutside } from './outside.ts'
 import type { Step } from './statements.ts'
 import { explain, inTurn, located, type RunOptions, type Settled } from './turns.ts'
-
-export type Direction = 'up' | 'down'
 
 /** The least that a later statement of a step waits, when those before it took the time. */
 const LEAST_WAIT = 0.2
@@ -27,30 +26,24 @@ export async function isConcurrent(db: Database): Promise<boolean> {
  */
 export async function runMigration(
   db: Database,
-  migration: Migration,
-  direction: Direction,
+  passage: Passage,
   { lockTimeoutMs = 750, maxWaitMs = 600_000, onProgress = () => {} }: RunOptions,
   place: { step: number; steps: number },
 ): Promise<boolean> {
+  const { migration, direction } = passage
   const { name } = migration
   const say = (doing?: string) => onProgress({ name, ...place, ...(doing ? { doing } : {}) })
   const options: Settled = { lockTimeoutMs, maxWaitMs, say, source: migration.source }
   const steps = direction === 'up' ? migration.steps : (migration.down ?? [])
   say()
   const concurrent = steps.some(({ kind }) => kind === 'outside') && (await isConcurrent(db))
-  const start = await inTurn(db, options, async (tx) => {
-    const row = await ledger.findRow(tx, name)
-    if (await isOver(tx, migration, direction)) return
-    await ledger.recordStart(tx, migration, direction)
-    const going = direction === 'up' ? ['running', 'failed'] : ['reverting']
-    return row && going.includes(row.status) ? row.step : 0
-  })
+  const start = await inTurn(db, options, (tx) => begin(tx, passage))
   if (start === undefined) return false
   try {
     // Nothing is left of one that has no statement, or whose last steps were taken out after they had failed.
     if (start >= steps.length) {
       return await inTurn(db, options, async (tx) =>
-        (await isOver(tx, migration, direction)) ? false : end(tx, migration, direction),
+        (await isDone(tx, passage, start)) ? false : end(tx, migration, direction),
       )
     }
     let isMine = false
@@ -67,6 +60,7 @@ export async function runMigration(
     }
     return isMine
   } catch (error) {
+    if (error instanceof OvertakenError) throw error
     const failure = explain(error, name)
     // Where the connection is gone, the row keeps saying that it is running: the next run finds it so.
     await db
@@ -84,21 +78,6 @@ interface Run {
   direction: Direction
   at: number
   isLast: boolean
-}
-
-/** Whether somebody has done the step meanwhile. */
-async function isDone(db: Database, { migration, direction, at }: Run): Promise<boolean> {
-  const row = await ledger.findRow(db, migration.name)
-  const going = direction === 'up' ? ['running', 'failed'] : ['reverting']
-  return !row || !going.includes(row.status) || row.step > at
-}
-
-async function isOver(tx: Database, { name, source }: Migration, direction: Direction) {
-  const { rows, drizzle } = await ledger.readLedger(tx, [source])
-  const status = rows.get(name)?.status
-  // What is being taken back is not for `up` to go on with.
-  if (direction === 'up') return drizzle.has(name) || status === 'reverting'
-  return !drizzle.has(name) && status !== 'reverting'
 }
 
 async function end(tx: Database, migration: Migration, direction: Direction): Promise<boolean> {
@@ -129,7 +108,7 @@ function runInside(db: Database, step: Step, run: Run, options: Settled): Promis
         ? [step.plain ?? step.statement]
         : []
   return inTurn(db, options, async (tx) => {
-    if (await isDone(tx, run)) return false
+    if (await isDone(tx, run, run.at)) return false
     const begun = performance.now()
     let allowed = options.lockTimeoutMs
     for (const [index, statement] of statements.entries()) {
@@ -165,6 +144,6 @@ const turnOf = (run: Run) => ({
   name: run.migration.name,
   at: run.at,
   place: placeOf(run, ''),
-  isDone: (tx: Database) => isDone(tx, run),
+  isDone: (tx: Database) => isDone(tx, run, run.at),
   finish: (tx: Database) => finish(tx, run),
 })
