@@ -4,6 +4,7 @@ import { findMigration, type Migration, plinthSource, readMigrations } from './f
 import * as ledger from './ledger.ts'
 import { runMigration } from './run.ts'
 import {
+  acceptedNames,
   checkStates,
   compareWithLedger,
   type MigrationStatus,
@@ -15,7 +16,7 @@ export interface MigrateOptions extends MigrationsOptions, RunOptions {
   /** The last one to apply: its name, the beginning of it, or its place in the list from 1. */
   to?: string
   /**
-   * Names of migrations whose state would stop the run, and may not: a late one is applied, an edited text is taken for
+   * Migrations, named as in `to`, whose state would stop the run, and may not: a late one is applied, an edited text is taken for
    * the applied one, a new name is recorded, a missing one is forgotten.
    */
   accept?: readonly string[]
@@ -35,15 +36,16 @@ export interface MigrateOptions extends MigrationsOptions, RunOptions {
  * after `maxWaitMs` of waiting.
  */
 export async function migrate(db: Database, options: MigrateOptions = {}): Promise<string[]> {
-  const { sources = [plinthSource], accept = [] } = options
+  const { sources = [plinthSource] } = options
   const migrations = await readMigrations(sources)
   const found = await ledger.readLedger(db, sources)
   const statuses = await compareWithLedger(migrations, found, sources)
+  const accept = acceptedNames(statuses, options.accept)
   checkStates(statuses, accept)
   const due = dueOf(migrations, statuses, options)
   const isRecorded = migrations.every((migration) => !missingOf(migration, found))
   if (due.length === 0 && accept.length === 0 && isRecorded) return []
-  await prepare(db, options, migrations, statuses)
+  await prepare(db, { ...options, accept }, migrations, statuses)
 
   const applied: string[] = []
   for (const [at, migration] of due.entries()) {

@@ -7,7 +7,7 @@ import { type Verification, verify } from './catalog/verify.ts'
 import { findMigration, plinthSource, readMigrations } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { type LegacyMigration, readLegacyFiles, readLegacyTable } from './legacy.ts'
-import { compareWithLedger, type MigrationsOptions } from './status.ts'
+import { compareWithLedger, type MigrationStatus, type MigrationsOptions } from './status.ts'
 import { inTurn, type RunOptions } from './turns.ts'
 
 export interface BaselineOptions extends MigrationsOptions, ScratchOptions, RunOptions {
@@ -32,7 +32,8 @@ export interface Baseline {
  * Adopts a database that has its tables already: records migrations as applied, without running anything. It must be
  * what the migrations make: if `verification` shows a difference, nothing is recorded.
  *
- * @throws {MigrationError} if migrations are recorded already, or none is left to record. @throws {ScratchError} where no
+ * @throws {MigrationError} if migrations are recorded already, none is left to record, or plinth's own are not
+ * applied to the database of a project. @throws {ScratchError} where no
  * scratch database can be made.
  */
 export async function baseline(db: Database, options: BaselineOptions = {}): Promise<Baseline> {
@@ -53,10 +54,20 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
   const last = to === undefined ? migrations.at(-1) : findMigration(migrations, to)
   if (!last) throw new MigrationError('there is no migration to record')
   const upTo = migrations.slice(0, migrations.indexOf(last) + 1)
-  const states = new Map(statuses.map(({ name, state }) => [name, state]))
-  const due = upTo.filter(({ name }) => ['pending', 'late'].includes(states.get(name) ?? ''))
+  // One that failed and left nothing is as good as new: `up` was tried before.
+  const isOpen = ({ state, step, isStarted }: MigrationStatus) =>
+    state === 'pending' || state === 'late' || (state === 'failed' && step === 0 && !isStarted)
+  const open = new Set(statuses.filter(isOpen).map(({ name }) => name))
+  const due = upTo.filter(({ name }) => open.has(name))
   if (due.length === 0)
     throw new MigrationError(`${last.name} is recorded already; nothing is left`)
+
+  const own = due.findLast(({ source }) => source.name === plinthSource.name)
+  if (own && sources.length > 1) {
+    throw new MigrationError(
+      `the database has nothing of plinth's yet: first run plinth migrate up --to ${own.name}`,
+    )
+  }
 
   const history = legacy ? await readHistory(db, legacy) : []
   const verification = await verify(db, {

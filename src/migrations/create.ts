@@ -16,7 +16,8 @@ export interface CreateMigrationOptions {
   cwd: string
 }
 
-const SQL = `-- Statements, with "--> statement-breakpoint" between two of them.
+// The line itself would divide the file.
+const SQL = `-- Between two statements stands a line of its own, as drizzle-kit writes it: an arrow and "statement-breakpoint".
 -- "-- plinth: concurrently" above a CREATE INDEX builds it beside the writers; "-- plinth: step" begins a new transaction.
 `
 

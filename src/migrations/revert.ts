@@ -8,6 +8,7 @@ import { readLedger } from './ledger.ts'
 import { isConcurrent, runMigration } from './run.ts'
 import { type PlannedMigration, planMigrate, scriptOf } from './script.ts'
 import {
+  acceptedNames,
   checkStates,
   compareWithLedger,
   type MigrationStatus,
@@ -74,13 +75,13 @@ export async function planRevert(
  * edited, renamed or removed.
  */
 export async function revert(db: Database, options: RevertOptions = {}): Promise<string[]> {
-  const { due, left, migrations, statuses } = await revertible(db, options)
+  const { due, left, migrations, statuses, accept } = await revertible(db, options)
   if (!options.allowDataLoss) {
     const losses = await lossesOfAll(db, left)
     if (losses.length > 0) throw new DataLossError(losses)
   }
   if (due.length === 0) return []
-  await prepare(db, options, migrations, statuses)
+  await prepare(db, { ...options, accept }, migrations, statuses)
   const reverted: string[] = []
   for (const [at, migration] of due.entries()) {
     const place = { step: at + 1, steps: due.length }
@@ -133,7 +134,7 @@ async function checkWayUp(db: Database, to: string, options: Omit<RevertOptions,
   const last = migrations.indexOf(findMigration(migrations, to))
   const staying = new Set(migrations.slice(0, last + 1).map(({ name }) => name))
   const late = statuses.filter(({ name, state }) => state === 'late' && staying.has(name))
-  checkStates(late, options.accept ?? [])
+  checkStates(late, acceptedNames(statuses, options.accept))
 }
 
 interface Revertible {
@@ -143,13 +144,16 @@ interface Revertible {
   left: Migration[]
   migrations: Migration[]
   statuses: MigrationStatus[]
+  /** The full names. */
+  accept: string[]
 }
 
 async function revertible(db: Database, options: RevertOptions): Promise<Revertible> {
-  const { sources = [plinthSource], count = 1, to, accept = [] } = options
+  const { sources = [plinthSource], count = 1, to } = options
   checkInteger('count', count, { min: 1, max: 100_000 })
   const migrations = await readMigrations(sources)
   const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
+  const accept = acceptedNames(statuses, options.accept)
   checkStates(
     statuses.filter(({ state }) => state !== 'late' && state !== 'reverting'),
     accept,
@@ -187,7 +191,7 @@ async function revertible(db: Database, options: RevertOptions): Promise<Reverti
       ? { ...migration, down: migration.down?.slice(status.step) }
       : migration
   })
-  return { due, left, migrations, statuses }
+  return { due, left, migrations, statuses, accept }
 }
 
 async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<RevertLoss[]> {
@@ -200,7 +204,12 @@ async function lossesOfAll(db: Database, due: readonly Migration[]): Promise<Rev
           : [],
     ),
   )
-  const counted = await countLosses(db, await lossesOf(statements))
+  const lost = await lossesOf(statements)
+  // What a materialized view holds can be computed again.
+  const counted = await countLosses(
+    db,
+    lost.filter(({ kind }) => kind !== 'materialized view'),
+  )
   const losses = new Map<string, number>()
   // Two statements may take from one table; the one that takes nothing hides nothing.
   for (const loss of counted) {

@@ -7,7 +7,7 @@ import { readLedger } from './ledger.ts'
 import { isConcurrent } from './run.ts'
 import { settingsOf } from './settings.ts'
 import type { Step } from './statements.ts'
-import { checkStates, compareWithLedger } from './status.ts'
+import { acceptedNames, checkStates, compareWithLedger } from './status.ts'
 
 export interface PlannedMigration {
   name: string
@@ -54,10 +54,10 @@ export async function planMigrate(
   db: Database,
   options: MigrateOptions = {},
 ): Promise<PlannedMigration[]> {
-  const { sources = [plinthSource], accept = [], lockTimeoutMs } = options
+  const { sources = [plinthSource], lockTimeoutMs } = options
   const migrations = await readMigrations(sources)
   const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
-  checkStates(statuses, accept)
+  checkStates(statuses, acceptedNames(statuses, options.accept))
   const concurrent = await isConcurrent(db)
   return dueOf(migrations, statuses, options).map(({ name, source, steps }) => {
     const done = statuses.find((status) => status.name === name)?.step ?? 0

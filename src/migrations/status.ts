@@ -1,7 +1,13 @@
 import type { Database } from '../database.ts'
 import { MigrationStateError } from '../errors.ts'
 import { loadParser } from './advice/parse.ts'
-import { type Migration, type MigrationSource, plinthSource, readMigrations } from './folder.ts'
+import {
+  findMigration,
+  type Migration,
+  type MigrationSource,
+  plinthSource,
+  readMigrations,
+} from './folder.ts'
 import { type DrizzleRow, type Ledger, type LedgerRow, readLedger } from './ledger.ts'
 import { readSteps } from './statements.ts'
 
@@ -260,6 +266,16 @@ function problemOf(status: MigrationStatus) {
       return undefined
   }
 }
+
+/**
+ * The full names of what is accepted, each named as in `findMigration`.
+ *
+ * @throws {MigrationError} for one that is none, and that is several.
+ */
+export const acceptedNames = (
+  statuses: readonly MigrationStatus[],
+  accept: readonly string[] = [],
+): string[] => accept.map((target) => findMigration(statuses, target).name)
 
 /**
  * Refuses to go on with what `accepted` does not name.

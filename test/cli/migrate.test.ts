@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { makeScratch } from '../support/scratch.ts'
@@ -198,16 +198,10 @@ describe('the migrations of a project', () => {
         .replace("columns: ['id', 'title']", "columns: ['id', 'headline']")
         .replace('headline is null', "headline = ''"),
     )
-    await writeFile(
-      join(
-        cwd,
-        dirname(path),
-        '..',
-        sqlMigration.out.match(/\d{14}_by_hand/)?.[0] ?? '',
-        'migration.sql',
-      ),
-      'create table app.extra (id int);',
-    )
+    const byHand = sqlMigration.out.match(/\d{14}_by_hand/)?.[0] ?? ''
+    const file = join(cwd, 'drizzle', byHand, 'migration.sql')
+    // Below what it says already.
+    await writeFile(file, `${await readFile(file, 'utf8')}create table app.extra (id int);`)
     expect(await migrate()).toMatchObject({ code: 0, out: '2 applied\n', err: expect.any(String) })
     expect((await plinth('generate')).out).toBe('nothing to generate\n')
     expect(await migrate('down')).toMatchObject({ code: 0, out: '1 reverted\n' })

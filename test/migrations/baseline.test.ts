@@ -7,6 +7,7 @@ import { type Database, rowsOf } from '../../src/database.ts'
 import { MigrationError } from '../../src/errors.ts'
 import { migrate } from '../../src/migrations/apply.ts'
 import { baseline } from '../../src/migrations/baseline.ts'
+import { plinthSource } from '../../src/migrations/folder.ts'
 import { readLegacyFiles, readLegacyTable } from '../../src/migrations/legacy.ts'
 import { migrationStatus } from '../../src/migrations/status.ts'
 import { makeScratch, makeSource } from '../support/scratch.ts'
@@ -47,6 +48,23 @@ describe('baseline', () => {
       await rowsOf(db, sql`select name from drizzle.__drizzle_migrations order by name`),
     ).toEqual([{ name: first }, { name: second }, { name: third }])
     await expect(baseline(db, { sources, url })).rejects.toThrow(MigrationError)
+  })
+
+  test('takes one that was tried before, and failed with nothing done', async () => {
+    const { url, db } = await makeScratch()
+    const sources = [await makeSource(tables)]
+    await adopt(db, [...inHand, 'create table app.c (id int)'])
+    await expect(migrate(db, { sources })).rejects.toThrow('already exists')
+    const { recorded } = await baseline(db, { sources, url })
+    expect(recorded).toEqual([first, second, third])
+    expect(await migrate(db, { sources })).toEqual([])
+  })
+
+  test('asks for plinth’s own migrations first, in the database of a project', async () => {
+    const { url, db } = await makeScratch()
+    const sources = [plinthSource, await makeSource(tables)]
+    await adopt(db, inHand)
+    await expect(baseline(db, { sources, url, to: 'second' })).rejects.toThrow(/up --to \d{14}_/)
   })
 
   test('shows a difference, and records nothing', async () => {
