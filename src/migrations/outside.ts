@@ -4,7 +4,7 @@ import { type Database, mapErrors, only, rowsOf, withSession } from '../database
 import { MigrationError } from '../errors.ts'
 import * as ledger from './ledger.ts'
 import { applySettings, settingsOf } from './settings.ts'
-import type { IndexTarget, Step } from './statements.ts'
+import type { Step, Target } from './statements.ts'
 import { located, retry, type Settled } from './turns.ts'
 
 /** The step, and what the migration that it belongs to makes of it. */
@@ -33,10 +33,9 @@ export function runOutside(
   options: Settled,
 ): Promise<boolean> {
   const { name, at, place } = step
-  if (target?.index === '') {
-    throw new MigrationError(
-      `${place}: name the index, so that it is found again after an interruption`,
-    )
+  if (target && 'index' in target && target.index === '') {
+    const problem = 'name the index, so that it is found again after an interruption'
+    throw new MigrationError([place, problem].filter(Boolean).join(': '))
   }
   return withSession(db, (session) =>
     retry(options.maxWaitMs, options.say, async () => {
@@ -47,15 +46,18 @@ export function runOutside(
         // Waiting, it keeps nobody waiting who reads or writes.
         await applySettings(session, settingsOf(0, options.source), false)
         const row = await ledger.findRow(session, name)
+        // One that is not valid is in the way of another: IF NOT EXISTS would be content with it.
+        const isThere =
+          (row?.isStarted || target?.kind === 'create') &&
+          (await clearHalfDone(session, target, options))
         if (!row?.isStarted) await ledger.recordStepStarted(session, name)
-        if (!row?.isStarted || !(await clearHalfDone(session, target, options))) {
+        if (!row?.isStarted || !isThere) {
           const stop = await watch(db, session, options)
           await located(place, () => mapErrors(() => session.execute(sql.raw(statement))))
             .catch(async (error) => {
-              // An index that could not be built is of no use, and slows every write. With nothing of the
-              // step left, its text may be mended.
-              await clearHalfDone(session, target, options)
-                .then(() => ledger.recordStep(session, name, at))
+              // With nothing of the step left, its text may be mended.
+              await undo(session, target, options)
+                .then((isUndone) => (isUndone ? ledger.recordStep(session, name, at) : undefined))
                 .catch(() => {})
               throw error
             })
@@ -102,16 +104,17 @@ async function watch(db: Database, session: Database, { say }: Settled): Promise
   return () => clearInterval(timer)
 }
 
-/** Drops an index that is not valid. Returns whether the statement has been done already. */
+/** Ends what was left half done, or undoes it. Returns whether the statement has been done already. */
 async function clearHalfDone(
   session: Database,
-  target: IndexTarget | undefined,
+  target: Target | undefined,
   { say }: Settled,
 ): Promise<boolean> {
   if (!target) {
     await dropInvalid(session, sql`c.relname ~ '_cc(new|old)[0-9]*$'`)
     return false
   }
+  if (target.kind === 'detach') return endDetaching(session, target)
   for (;;) {
     const [index] = await rowsOf<{ isValid: boolean; isBuilding: boolean }>(
       session,
@@ -140,4 +143,39 @@ async function dropInvalid(session: Database, which: ReturnType<typeof sql>) {
   for (const { name } of found) {
     await mapErrors(() => session.execute(sql.raw(`drop index concurrently if exists ${name}`)))
   }
+}
+
+/** After a failure. Returns whether nothing of the step is left. */
+async function undo(
+  session: Database,
+  target: Target | undefined,
+  options: Settled,
+): Promise<boolean> {
+  if (target?.kind === 'detach') return !(await linkOf(session, target))?.isPending
+  // An index that could not be built is of no use, and slows every write.
+  await clearHalfDone(session, target, options)
+  return true
+}
+
+type Detaching = Extract<Target, { kind: 'detach' }>
+
+/** Postgres detaches in two transactions, and after the first one there is no way back. */
+async function endDetaching(session: Database, target: Detaching): Promise<boolean> {
+  const { table, partition } = target
+  const link = await linkOf(session, target)
+  if (link?.isPending) {
+    await mapErrors(() =>
+      session.execute(sql.raw(`alter table ${table} detach partition ${partition} finalize`)),
+    )
+  }
+  return !link || link.isPending
+}
+
+async function linkOf(session: Database, { table, partition }: Detaching) {
+  const [link] = await rowsOf<{ isPending: boolean }>(
+    session,
+    sql`select inhdetachpending as "isPending" from pg_catalog.pg_inherits
+      where inhrelid = to_regclass(${partition}) and inhparent = to_regclass(${table})`,
+  )
+  return link
 }

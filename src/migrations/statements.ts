@@ -2,12 +2,14 @@ import type { Node } from 'libpg-query'
 import { named, nameOf, quotedName, stringsOf } from './advice/names.ts'
 import { commandsOf, type Parser, type Statement, statementsIn, textsOf } from './advice/parse.ts'
 
-/** The index that a statement makes or drops, quoted. */
-export interface IndexTarget {
-  readonly kind: 'create' | 'drop'
-  /** Empty for one that Postgres is to name. */
-  readonly index: string
-}
+/** What a statement makes, drops or detaches: names in quotes. */
+export type Target =
+  | {
+      readonly kind: 'create' | 'drop'
+      /** Empty for one that Postgres is to name. */
+      readonly index: string
+    }
+  | { readonly kind: 'detach'; readonly table: string; readonly partition: string }
 
 /** What runs in one go: in a transaction of its own, or outside of any. */
 export type Step =
@@ -18,7 +20,7 @@ export type Step =
       /** The form that a transaction takes, where there is one. */
       readonly plain: string | undefined
       /** What a crash may leave half done. */
-      readonly target: IndexTarget | undefined
+      readonly target: Target | undefined
     }
   | { readonly kind: 'data'; readonly module: string }
 
@@ -61,7 +63,7 @@ export function readSteps(parser: Parser, content: string): Step[] {
 function outsideOf({ node, sql, directives }: Statement, text: string): Step | undefined {
   const target = targetOf(node)
   if (isOutside(node)) return { kind: 'outside', statement: sql, plain: undefined, target }
-  if (!target || !directives.includes('concurrently')) return
+  if (!target || target.kind === 'detach' || !directives.includes('concurrently')) return
   return { kind: 'outside', statement: sql.replace(INDEX, '$1CONCURRENTLY '), plain: text, target }
 }
 
@@ -89,7 +91,7 @@ const ALONE = [
   'DropTableSpaceStmt',
 ]
 
-function targetOf(node: Node): IndexTarget | undefined {
+function targetOf(node: Node): Target | undefined {
   if ('IndexStmt' in node) {
     const { idxname, relation } = node.IndexStmt
     const { schema } = nameOf(relation)
@@ -100,5 +102,12 @@ function targetOf(node: Node): IndexTarget | undefined {
     const [first] = node.DropStmt.objects ?? []
     if (!first || !('List' in first)) return
     return { kind: 'drop', index: quotedName(named(stringsOf(first.List.items))) }
+  }
+  if ('AlterTableStmt' in node) {
+    const [command] = commandsOf(node.AlterTableStmt.cmds)
+    if (command?.subtype !== 'AT_DetachPartition' || !command.def) return
+    if (!('PartitionCmd' in command.def)) return
+    const table = quotedName(nameOf(node.AlterTableStmt.relation))
+    return { kind: 'detach', table, partition: quotedName(nameOf(command.def.PartitionCmd.name)) }
   }
 }

@@ -76,6 +76,68 @@ describe('what a failure left', () => {
   })
 })
 
+describe.skipIf(!adminUrl)('a step outside of a transaction', () => {
+  test('is not content with an index that is not valid', async () => {
+    const { db } = await makeScratch()
+    const index = 'create unique index if not exists a_n_idx on public.a (n);'
+    const source = await makeSource({
+      first: 'create table public.a (n int);',
+      second: `-- plinth: concurrently\n${index}`,
+    })
+    await migrate(db, { sources: [source], to: '1' })
+    await db.execute(sql`insert into public.a values (1), (1)`)
+    await expect(
+      db.execute(sql`create unique index concurrently a_n_idx on public.a (n)`),
+    ).rejects.toThrow()
+    await db.execute(sql`truncate public.a`)
+    await migrate(db, { sources: [source] })
+    const [row] = await rowsOf<{ valid: boolean }>(
+      db,
+      sql`select indisvalid as valid from pg_index where indexrelid = 'a_n_idx'::regclass`,
+    )
+    expect(row).toEqual({ valid: true })
+  })
+
+  test('goes on with a partition that is half detached', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({
+      first: `create table public.p (n int) partition by list (n);
+create table public.p1 partition of public.p for values in (1);`,
+      second: 'alter table public.p detach partition public.p1 concurrently;',
+    })
+    const sources = [source]
+    await migrate(db, { sources, to: '1' })
+    await db.transaction(async (reader) => {
+      await reader.execute(sql`select from public.p`)
+      const killed = migrate(db, { sources })
+      const ended = expect(killed).rejects.toThrow(/connection/)
+      for (let pid = 0; pid === 0; ) {
+        // Not by the reader: in a transaction, what others do looks as it did at first.
+        const found = await rowsOf<{ pid: number }>(
+          db,
+          sql`select pg_terminate_backend(a.pid), a.pid from pg_inherits i join pg_stat_activity a
+            on a.query like 'alter table public.p detach%' where i.inhdetachpending`,
+        )
+        pid = found[0]?.pid ?? 0
+      }
+      await ended
+    })
+    expect(await migrate(db, { sources })).toEqual([second])
+    expect(await rowsOf(db, sql`select 1 from pg_inherits`)).toHaveLength(0)
+  })
+
+  test('is not taken for done where its partition never was one', async () => {
+    const { db } = await makeScratch()
+    const source = await makeSource({
+      first: 'create table public.p (n int) partition by list (n); create table public.q ();',
+      second: 'alter table public.p detach partition public.q concurrently;',
+    })
+    for (let run = 0; run < 2; run += 1) {
+      await expect(migrate(db, { sources: [source] })).rejects.toThrow(/is not a partition/)
+    }
+  })
+})
+
 describe('what drizzle-kit alone has applied', () => {
   test('can be reverted', async () => {
     const { db } = await makeScratch()
