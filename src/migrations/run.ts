@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { type Database, mapErrors, only, rowsOf } from '../database.ts'
+import { MigrationError } from '../errors.ts'
 import { begin, type Direction, isDone, OvertakenError, type Passage } from './course.ts'
 import { runDataMigration } from './data.ts'
 import type { Migration } from './folder.ts'
@@ -35,6 +36,11 @@ export async function runMigration(
   const say = (doing?: string) => onProgress({ name, ...place, ...(doing ? { doing } : {}) })
   const options: Settled = { lockTimeoutMs, maxWaitMs, say, source: migration.source }
   const steps = direction === 'up' ? migration.steps : (migration.down ?? [])
+  for (const step of steps) {
+    if (step.kind === 'transaction' && step.refusal) {
+      throw new MigrationError(`${name} cannot run: ${step.refusal}`)
+    }
+  }
   say()
   const concurrent = steps.some(({ kind }) => kind === 'outside') && (await isConcurrent(db))
   const start = await inTurn(db, options, (tx) => begin(tx, passage))

@@ -13,7 +13,12 @@ export type Target =
 
 /** What runs in one go: in a transaction of its own, or outside of any. */
 export type Step =
-  | { readonly kind: 'transaction'; readonly statements: readonly string[] }
+  | {
+      readonly kind: 'transaction'
+      readonly statements: readonly string[]
+      /** Why it may not run. */
+      readonly refusal?: string
+    }
   | {
       readonly kind: 'outside'
       readonly statement: string
@@ -38,9 +43,12 @@ export function readSteps(parser: Parser, content: string): Step[] {
   }))
   const steps: Step[] = []
   let together: string[] = []
+  let refusal: string | undefined
   const close = () => {
-    if (together.length > 0) steps.push({ kind: 'transaction', statements: together })
+    const refused = refusal === undefined ? {} : { refusal }
+    if (together.length > 0) steps.push({ kind: 'transaction', statements: together, ...refused })
     together = []
+    refusal = undefined
   }
   const all = [...read, ...unread].sort((a, b) => a.index - b.index)
   for (const { text, statement } of all as (
@@ -55,9 +63,25 @@ export function readSteps(parser: Parser, content: string): Step[] {
     }
     if (statement?.directives.includes('step')) close()
     together.push(text)
+    refusal ??= statement && refusalOf(statement)
   }
   close()
   return steps
+}
+
+/** What would run in another way than it is written. */
+function refusalOf({ node, sql, comments, directives }: Statement): string | undefined {
+  const kind = 'TransactionStmt' in node ? (node.TransactionStmt.kind ?? '') : ''
+  if (kind !== '' && !/SAVEPOINT|_TO$|RELEASE/.test(kind)) {
+    return `it has ${sql}, and its transaction is plinth's; for a new one write "-- plinth: step"`
+  }
+  const asked = comments.find((line) => /^--\s*plinth:/.test(line))
+  if (asked && directives.length === 0) {
+    return `"${asked}" is no directive; there are "-- plinth: concurrently" and "-- plinth: step"`
+  }
+  if (directives.includes('concurrently')) {
+    return '"-- plinth: concurrently" stands above what is neither CREATE INDEX nor DROP INDEX'
+  }
 }
 
 function outsideOf({ node, sql, directives }: Statement, text: string): Step | undefined {

@@ -106,6 +106,20 @@ select public.f();`,
     expect(await count(db, 'public."ü"')).toBe(0)
   })
 
+  test.each([
+    ['insert into public.a values (1, 1); rollback;', 'its transaction is plinth'],
+    ['begin; select 1; commit;', 'its transaction is plinth'],
+    ['-- plinth: concurently\ncreate index i on public.a (n);', 'is no directive'],
+    ['-- plinth: concurrently\nalter table public.a add column x int;', 'neither CREATE INDEX nor'],
+  ])('refuses what would run in another way than it is written: %j', async (up, problem) => {
+    const { db } = await makeScratch()
+    const source = await makeSource({ first: table, second: up })
+    await expect(migrate(db, { sources: [source] })).rejects.toThrow(problem)
+    expect(await states(db, source)).toEqual({ [first]: 'applied', [second]: 'pending' })
+    await writeMigration(source.folder, second, 'savepoint s; select 1; release savepoint s;')
+    expect(await migrate(db, { sources: [source] })).toEqual([second])
+  })
+
   test('stops at `to`, by name, beginning, rest or place', async () => {
     const { db } = await makeScratch()
     const source = await makeSource({
