@@ -129,7 +129,7 @@ describe('the migrations of a project', () => {
     )
     const open = await plinth('generate', 'second')
     expect(open.code).toBe(2)
-    expect(open.err).toContain('--rename app.posts.title=app.posts.headline')
+    expect(open.out).toContain('--rename app.posts.title=app.posts.headline')
     expect(await migrations()).toHaveLength(1)
     const made = await plinth(
       'generate',
