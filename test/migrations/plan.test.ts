@@ -1,5 +1,7 @@
 import { sql } from 'drizzle-orm'
 import {
+  bigserial,
+  check,
   foreignKey,
   index,
   integer,
@@ -8,6 +10,7 @@ import {
   pgSchema,
   pgTable,
   primaryKey,
+  serial,
   text,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
@@ -111,6 +114,28 @@ describe('a rename', () => {
       await apply(tx, down)
       expect(await rowsOf(tx, sql`select title from app.posts`)).toEqual([{ title: 'one' }])
     })
+  })
+
+  test('is followed by the checks, policies and generated columns that Postgres has renamed in', async () => {
+    const table = (column: string) =>
+      state({
+        a: app.table(
+          'posts',
+          {
+            id: integer().primaryKey(),
+            [column]: text(),
+            loud: text().generatedAlwaysAs(sql.raw(`upper("${column}")`)),
+          },
+          () => [
+            check('posts_check', sql.raw(`"${column}" <> ''`)),
+            pgPolicy('posts_read', { using: sql.raw(`"${column}" <> 'x'`) }),
+          ],
+        ),
+      })
+    const { up } = await proved(await table('title'), await table('headline'), {
+      renames: [{ from: 'app.posts.title', to: 'app.posts.headline' }],
+    })
+    expect(up).toEqual(['ALTER TABLE "app"."posts" RENAME COLUMN "title" TO "headline";'])
   })
 
   test('is a drop and a new column where that is said', async () => {
@@ -425,6 +450,36 @@ test('an index that may be built concurrently is plain SQL under a directive, an
   ])
   const { up: fresh } = await proved(EMPTY, await state({ a: table(true) }))
   expect(fresh.join()).not.toContain('concurrently')
+})
+
+test('columns may be null again when their key, or their identity, is gone', async () => {
+  const table = (isNumbered: boolean) =>
+    app.table(
+      'posts',
+      {
+        id: integer(),
+        count: isNumbered ? integer().generatedAlwaysAsIdentity({ name: 'count_seq' }) : integer(),
+      },
+      (t) => (isNumbered ? [primaryKey({ name: 'posts_pkey', columns: [t.id] })] : []),
+    )
+  await proved(await state({ a: table(true) }), await state({ a: table(false) }))
+})
+
+test('a serial column is counted on from the rows, by a sequence of its size', async () => {
+  const table = (id: object) => app.table('posts', { id } as { id: ReturnType<typeof integer> })
+  const prev = await state({ a: table(integer().notNull()) })
+  const { up } = await proved(prev, await state({ a: table(serial()) }))
+  expect(up).toContain('CREATE SEQUENCE "app"."posts_id_seq" AS integer;')
+  await withRows(prev, 'insert into app.posts values (7)', async (tx) => {
+    await apply(tx, up)
+    expect(await rowsOf(tx, sql`insert into app.posts default values returning id`)).toEqual([
+      { id: 8 },
+    ])
+  })
+  await proved(
+    await state({ a: table(serial()) }),
+    await state({ a: table(bigserial({ mode: 'number' })) }),
+  )
 })
 
 test('an object of any kind is dropped where it changes', async () => {

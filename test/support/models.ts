@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import {
   bigint,
+  bigserial,
   boolean,
   check,
   foreignKey,
@@ -49,7 +50,7 @@ interface TableModel {
   /** Behind the name that its place gives it. */
   suffix: string
   inPublic: boolean
-  id: 'plain' | 'identity' | 'composite' | 'serial'
+  id: 'plain' | 'identity' | 'composite' | 'serial' | 'bigserial'
   columns: ColumnModel[]
   hasGenerated: boolean
   policy: 'using' | 'function' | 'check' | null
@@ -120,7 +121,7 @@ export function models({ isLossless = false }: ModelOptions = {}): fc.Arbitrary<
     inPublic: fc.boolean(),
     id: isLossless
       ? fc.constant('plain')
-      : fc.constantFrom('plain', 'identity', 'composite', 'serial'),
+      : fc.constantFrom('plain', 'identity', 'composite', 'serial', 'bigserial'),
     columns: fc.uniqueArray(column, { maxLength: 4, selector: ({ name }) => name }),
     hasGenerated: fc.boolean(),
     policy: maybe(fc.constantFrom('using', 'function', 'check')),
@@ -265,7 +266,9 @@ function makeTable(
             .generatedByDefaultAsIdentity({ name: `${name}_id_seq` })
         : id === 'serial'
           ? serial()
-          : integer().notNull(),
+          : id === 'bigserial'
+            ? bigserial({ mode: 'number' })
+            : integer().notNull(),
     part: integer().notNull().default(initial),
   }
   const refers =
@@ -338,7 +341,7 @@ function makeTable(
 const policyOf = (policy: NonNullable<TableModel['policy']>, isPositive: boolean) => {
   if (policy === 'check') return { for: 'insert' as const, withCheck: sql`part >= 0` }
   return policy === 'function' && isPositive
-    ? { using: sql`app.is_positive(id)` }
+    ? { using: sql`app.is_positive(id::integer)` }
     : { using: sql`id > 0` }
 }
 
@@ -389,7 +392,7 @@ function addViews(
     const from = source === 'view' && last ? last.sql : table.fill
     const columns = source === 'view' && last ? ['id'] : ['id', ...table.columns]
     const list = kind === 'wide' ? '*' : columns.map((column) => `"${column}"`).join(', ')
-    const where = callsFunction && positive ? ' where app.is_positive("id")' : ''
+    const where = callsFunction && positive ? ' where app.is_positive("id"::integer)' : ''
     const query = sql.raw(`select ${list} from ${from}${where}`)
     const view =
       kind === 'materialized'

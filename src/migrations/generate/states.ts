@@ -133,9 +133,12 @@ export function fatesOf(
   return fates
 }
 
-/** How a column is numbered: as `serial`, as an identity, or not at all. */
+/**
+ * How a column is numbered: as `serial`, the same of another size, as an identity, or not at all. An
+ * identity's sequence follows the type of its column, and a serial's does not.
+ */
 export const counterOf = ({ identity, type }: EntityOf<'columns'>) =>
-  identity ? 'identity' : /serial$/.test(type) ? 'serial' : undefined
+  identity ? 'identity' : /serial$/.test(type) ? type : undefined
 
 /** The type of a column that is numbered, without the numbering. */
 export const uncounted = (column: EntityOf<'columns'>): EntityOf<'columns'> => ({

@@ -7,7 +7,7 @@ import { madeBy, orderDrops, orderSteps, type Step } from './order.ts'
 import { referencesOf, type Thing } from './references.ts'
 import { keyOf, pathOf } from './renames.ts'
 import { continueSequence, partitionsOf, type Rewrite } from './rewrite.ts'
-import { counterOf } from './states.ts'
+import { counterOf, uncounted } from './states.ts'
 
 export interface ObjectChanges {
   /** Objects of `prev` that are not in `next`, or differ so that a drop is needed. */
@@ -211,7 +211,27 @@ function kitStep(
     const isConcurrent = exists && !partitionings.has(`${schema}\0${name}`)
     return { sql: text, things: madeBy(text), definition: text, isConcurrent }
   }
-  return castStep({ sql, things: madeBy(sql), definition: sql }, from, to)
+  const text = sizedSequence(sql, from, to)
+  return castStep({ sql: text, things: madeBy(text), definition: text }, from, to)
+}
+
+/** drizzle-kit makes every sequence one of bigint, also where the column is smaller. */
+function sizedSequence(
+  sql: string,
+  from: ReadonlyMap<string, Entity>,
+  to: ReadonlyMap<string, Entity>,
+): string {
+  const [, created] = /^CREATE SEQUENCE ((?:"[^"]+"\.)?"[^"]+")$/.exec(sql) ?? []
+  if (!created) return sql
+  const { schema, name } = splitName(created)
+  const column = [...to.values()].find(
+    (it): it is EntityOf<'columns'> =>
+      it.entityType === 'columns' &&
+      it.schema === schema &&
+      sequenceOf(it) === name &&
+      from.has(keyOf(it)),
+  )
+  return column?.type.endsWith('serial') ? `${sql} AS ${uncounted(column).type}` : sql
 }
 
 const RETYPES = /^ALTER TABLE (\S+) ALTER COLUMN "([^"]+)" SET DATA TYPE ([\s\S]+) USING "[^"]+"::/
@@ -256,8 +276,9 @@ function countedColumns(from: ReadonlyMap<string, Entity>, to: readonly Entity[]
     const old = from.get(keyOf(column))
     if (old?.entityType !== 'columns' || counterOf(old)) continue
     const table = tableName(column)
-    if (!old.notNull)
-      before.push(plainStep(`ALTER TABLE ${table} ALTER COLUMN "${column.name}" SET NOT NULL`))
+    // Without a definition it stays before all that is done to the column.
+    const sql = `ALTER TABLE ${table} ALTER COLUMN "${column.name}" SET NOT NULL`
+    if (!old.notNull) before.push({ sql, things: [], definition: '' })
     after.push(plainStep(continueSequence(table, column.name)))
   }
   return { before, after }
