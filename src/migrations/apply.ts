@@ -1,16 +1,16 @@
 import type { Database } from '../database.ts'
 import { MigrationError } from '../errors.ts'
-import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
+import { findMigration, type Migration, plinthSource } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { runMigration } from './run.ts'
 import {
   acceptedNames,
   checkStates,
-  compareWithLedger,
   type MigrationStatus,
   type MigrationsOptions,
+  readStatuses,
 } from './status.ts'
-import { inTurn, type RunOptions } from './turns.ts'
+import { inTurn, type RunOptions, settle } from './turns.ts'
 
 export interface MigrateOptions extends MigrationsOptions, RunOptions {
   /** The last one to apply: its name, the beginning of it, or its place in the list from 1. */
@@ -37,9 +37,7 @@ export interface MigrateOptions extends MigrationsOptions, RunOptions {
  */
 export async function migrate(db: Database, options: MigrateOptions = {}): Promise<string[]> {
   const { sources = [plinthSource] } = options
-  const migrations = await readMigrations(sources)
-  const found = await ledger.readLedger(db, sources)
-  const statuses = await compareWithLedger(migrations, found, sources)
+  const { migrations, ledger: found, statuses } = await readStatuses(db, sources)
   const accept = acceptedNames(statuses, options.accept)
   checkStates(statuses, accept)
   const due = dueOf(migrations, statuses, options)
@@ -78,10 +76,9 @@ export async function prepare(
   migrations: readonly Migration[],
   statuses: readonly MigrationStatus[],
 ): Promise<void> {
-  const { sources = [plinthSource], lockTimeoutMs = 750, maxWaitMs = 600_000 } = options
+  const { sources = [plinthSource] } = options
   const accepted = statuses.filter(({ name }) => options.accept?.includes(name))
-  const settled = { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource }
-  await inTurn(db, settled, async (tx) => {
+  await inTurn(db, settle(options, plinthSource), async (tx) => {
     await ledger.ensureLedger(tx, sources)
     const { rows, drizzle } = await ledger.readLedger(tx, sources)
     for (const migration of migrations) {

@@ -4,11 +4,11 @@ import { MigrationError } from '../errors.ts'
 import { migrate } from './apply.ts'
 import type { ScratchOptions } from './catalog/scratch.ts'
 import { type Verification, verify } from './catalog/verify.ts'
-import { findMigration, plinthSource, readMigrations } from './folder.ts'
+import { findMigration, plinthSource } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { type LegacyMigration, readLegacyFiles, readLegacyTable } from './legacy.ts'
-import { compareWithLedger, type MigrationStatus, type MigrationsOptions } from './status.ts'
-import { inTurn, type RunOptions } from './turns.ts'
+import { type MigrationStatus, type MigrationsOptions, readStatuses } from './status.ts'
+import { inTurn, type RunOptions, settle } from './turns.ts'
 
 export interface BaselineOptions extends MigrationsOptions, ScratchOptions, RunOptions {
   /** The last migration that the database has already: its name, the beginning of it, or its place in the list. */
@@ -32,25 +32,12 @@ export interface Baseline {
  * Adopts a database that has its tables already: records migrations as applied, without running anything. It must be
  * what the migrations make: if `verification` shows a difference, nothing is recorded.
  *
- * @throws {MigrationError} if migrations are recorded already, none is left to record, or plinth's own are not
- * applied to the database of a project. @throws {ScratchError} where no
- * scratch database can be made.
+ * @throws {MigrationError} if none is left to record, or plinth's own are not applied to the database of a project.
+ * @throws {ScratchError} where no scratch database can be made.
  */
 export async function baseline(db: Database, options: BaselineOptions = {}): Promise<Baseline> {
-  const {
-    sources = [plinthSource],
-    to,
-    ignore = [],
-    legacy,
-    lockTimeoutMs = 750,
-    maxWaitMs = 600_000,
-  } = options
-  const migrations = await readMigrations(sources)
-  const statuses = await compareWithLedger(
-    migrations,
-    await ledger.readLedger(db, sources),
-    sources,
-  )
+  const { sources = [plinthSource], to, ignore = [], legacy } = options
+  const { migrations, statuses } = await readStatuses(db, sources)
   const last = to === undefined ? migrations.at(-1) : findMigration(migrations, to)
   if (!last) throw new MigrationError('there is no migration to record')
   const upTo = migrations.slice(0, migrations.indexOf(last) + 1)
@@ -83,24 +70,20 @@ export async function baseline(db: Database, options: BaselineOptions = {}): Pro
   })
   if (!verification.equal) return { recorded: [], imported: [], verification }
 
-  await inTurn(
-    db,
-    { lockTimeoutMs, maxWaitMs, say: () => {}, source: plinthSource },
-    async (tx) => {
-      await ledger.ensureLedger(tx, sources)
-      const { user } = only(
-        await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
-      )
-      for (const migration of due) {
-        const row = { ...ledger.appliedRow(migration), appliedAt: new Date(), appliedBy: user }
-        await ledger.recordKnown(tx, row)
-        await ledger.recordInDrizzle(tx, migration)
-      }
-      for (const one of history) {
-        await ledger.recordKnown(tx, { ...one, source: 'before plinth', status: 'imported' })
-      }
-    },
-  )
+  await inTurn(db, settle(options, plinthSource), async (tx) => {
+    await ledger.ensureLedger(tx, sources)
+    const { user } = only(
+      await rowsOf<{ user: string }>(tx, sql`select session_user::text as user`),
+    )
+    for (const migration of due) {
+      const row = { ...ledger.appliedRow(migration), appliedAt: new Date(), appliedBy: user }
+      await ledger.recordKnown(tx, row)
+      await ledger.recordInDrizzle(tx, migration)
+    }
+    for (const one of history) {
+      await ledger.recordKnown(tx, { ...one, source: 'before plinth', status: 'imported' })
+    }
+  })
   return {
     recorded: due.map(({ name }) => name),
     imported: history.map(({ name }) => name),

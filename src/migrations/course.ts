@@ -3,12 +3,10 @@ import { MigrationError } from '../errors.ts'
 import type { Migration } from './folder.ts'
 import * as ledger from './ledger.ts'
 
-export type Direction = 'up' | 'down'
-
 /** A migration, which way it goes, and all that it is one of, in their order. */
 export interface Passage {
   migration: Migration
-  direction: Direction
+  direction: ledger.Direction
   migrations: readonly Migration[]
 }
 
@@ -19,6 +17,12 @@ export class OvertakenError extends MigrationError {
       `${name} was not gone on with: meanwhile another migrator has left ${how}; see plinth migrate status, and run it again`,
     )
   }
+}
+
+/** What a migration is called in the ledger while it goes a way. */
+const GOING: Record<ledger.Direction, readonly ledger.Stage['status'][]> = {
+  up: ['running', 'failed'],
+  down: ['reverting'],
 }
 
 const isHalfDone = ({ status, step, isStarted }: ledger.Stage) =>
@@ -39,7 +43,7 @@ export async function begin(
   const own = stages.get(migration.name)
   const isRecorded = recorded.has(migration.name)
   const isOther = own && (own.status !== 'reverting') === (direction === 'down') && isHalfDone(own)
-  if (isOther) throw new OvertakenError(migration.name, `it half done`)
+  if (isOther) throw new OvertakenError(migration.name, 'it half done')
   // What is being taken back is not for `up` to go on with.
   if (direction === 'up' && (isRecorded || own?.status === 'reverting')) return
   if (direction === 'down' && !isRecorded && own?.status !== 'reverting') return
@@ -62,8 +66,7 @@ export async function begin(
   // Whoever has announced the opposite of another one, and done nothing yet, finds here that he may not.
   await ledger.recallOthers(tx, migration.name, direction)
   await ledger.recordStart(tx, migration, direction)
-  const going = direction === 'up' ? ['running', 'failed'] : ['reverting']
-  return own && going.includes(own.status) ? own.step : 0
+  return own && GOING[direction].includes(own.status) ? own.step : 0
 }
 
 /**
@@ -79,8 +82,7 @@ export async function isDone(
   const row = await ledger.findRow(db, name)
   const isUp = direction === 'up'
   if (row?.status === (isUp ? 'applied' : 'reverted')) return true
-  const going = isUp ? ['running', 'failed'] : ['reverting']
-  if (!row || !going.includes(row.status)) {
+  if (!row || !GOING[direction].includes(row.status)) {
     throw new OvertakenError(name, isUp ? 'it reverted' : 'it applied')
   }
   if (row.step < at) throw new OvertakenError(name, 'it begun anew')

@@ -4,8 +4,7 @@ import { PgDialect } from 'drizzle-orm/pg-core'
 import { type Database, only, rowsOf } from '../database.ts'
 import { MigrationError, ValidationError } from '../errors.ts'
 import { checkInteger } from '../validation.ts'
-import type { Direction } from './course.ts'
-import { findRow, recordProgress } from './ledger.ts'
+import { type Direction, findRow, recordProgress } from './ledger.ts'
 
 /**
  * What the default export of a migration.ts is: rows of one table, brought up to date batch by batch, in the order of a

@@ -59,8 +59,6 @@ export interface DrizzleRow {
   name: string
   checksum: string
   appliedAt: Date | null
-  /** Its quoted name. */
-  table: string
 }
 
 export interface Ledger {
@@ -94,8 +92,8 @@ export async function readLedger(
   const rows = new Map(found.map((row) => [row.name, readRow(row)]))
   const drizzle = new Map<string, DrizzleRow>()
   const tables = new Map(sources.map((source) => [titleOf(source), source]))
-  for (const [table, source] of tables) {
-    for (const row of await readDrizzle(db, source)) drizzle.set(row.name, { ...row, table })
+  for (const source of tables.values()) {
+    for (const row of await readDrizzle(db, source)) drizzle.set(row.name, row)
   }
   return { rows, drizzle, isLocked: await isLocked(db) }
 }
@@ -114,7 +112,7 @@ const readRow = (row: LedgerRow): LedgerRow => ({
 async function readDrizzle(db: Database, source: MigrationSource) {
   // The table of an older drizzle has no names: it is brought up to date before anything is applied.
   if (!(await hasNames(db, source))) return []
-  const rows = await rowsOf<Omit<DrizzleRow, 'table'>>(
+  const rows = await rowsOf<DrizzleRow>(
     db,
     sql`select name, hash as checksum, applied_at as "appliedAt" from ${tableOf(source)} where name is not null order by id`,
   )
@@ -226,7 +224,7 @@ export const findRow = async (db: Database, name: string): Promise<LedgerRow | u
   return row && readRow(row)
 }
 
-type Direction = 'up' | 'down'
+export type Direction = 'up' | 'down'
 
 /** Records that a migration is begun, or gone on with. */
 export async function recordStart(db: Database, migration: Migration, direction: Direction) {

@@ -3,18 +3,17 @@ import { DataLossError, MigrationError } from '../errors.ts'
 import { checkInteger } from '../validation.ts'
 import { countLosses, type Loss, lossesOf } from './advice/losses.ts'
 import { migrate, prepare } from './apply.ts'
-import { findMigration, type Migration, plinthSource, readMigrations } from './folder.ts'
-import { readLedger } from './ledger.ts'
+import { findMigration, type Migration, plinthSource } from './folder.ts'
 import { isConcurrent, runMigration } from './run.ts'
 import { type PlannedMigration, planMigrate, scriptOf } from './script.ts'
 import {
   acceptedNames,
   checkStates,
-  compareWithLedger,
   type MigrationStatus,
   type MigrationsOptions,
+  readStatuses,
 } from './status.ts'
-import type { RunOptions } from './turns.ts'
+import { type RunOptions, settle } from './turns.ts'
 
 export interface RevertOptions extends MigrationsOptions, RunOptions {
   /** How many, from the last one; 1 unless said. */
@@ -54,12 +53,11 @@ export async function planRevert(
 ): Promise<PlannedRevert> {
   const { left } = await revertible(db, options)
   const concurrent = await isConcurrent(db)
-  const { lockTimeoutMs } = options
   return {
     migrations: left.map(({ name, source, down = [] }) => ({
       name,
       direction: 'down',
-      script: scriptOf(source, down, { lockTimeoutMs, concurrent }),
+      script: scriptOf(down, settle(options, source), concurrent),
     })),
     losses: await lossesOfAll(db, left),
   }
@@ -120,21 +118,27 @@ export async function planTo(
 ): Promise<PlannedRevert> {
   const down = await planRevert(db, { ...options, to })
   if (to === NOTHING) return down
-  const { statuses } = await revertible(db, { ...options, to })
   // The late ones that come after it are none of this.
-  const late = statuses.filter(({ state }) => state === 'late').map(({ name }) => name)
+  const late = await checkWayUp(db, to, options)
   const up = await planMigrate(db, { ...options, to, accept: [...(options.accept ?? []), ...late] })
-  await checkWayUp(db, to, options)
   return { ...down, migrations: [...down.migrations, ...up] }
 }
 
-/** Refuses what would stop the way up, before the way down. */
-async function checkWayUp(db: Database, to: string, options: Omit<RevertOptions, 'count' | 'to'>) {
-  const { migrations, statuses } = await revertible(db, { ...options, to })
+/** Refuses what would stop the way up, before the way down. Returns the names of all that are late. */
+async function checkWayUp(
+  db: Database,
+  to: string,
+  options: Omit<RevertOptions, 'count' | 'to'>,
+): Promise<string[]> {
+  const { migrations, statuses, accept } = await revertible(db, { ...options, to })
   const last = migrations.indexOf(findMigration(migrations, to))
   const staying = new Set(migrations.slice(0, last + 1).map(({ name }) => name))
-  const late = statuses.filter(({ name, state }) => state === 'late' && staying.has(name))
-  checkStates(late, acceptedNames(statuses, options.accept))
+  const late = statuses.filter(({ state }) => state === 'late')
+  checkStates(
+    late.filter(({ name }) => staying.has(name)),
+    accept,
+  )
+  return late.map(({ name }) => name)
 }
 
 interface Revertible {
@@ -151,8 +155,7 @@ interface Revertible {
 async function revertible(db: Database, options: RevertOptions): Promise<Revertible> {
   const { sources = [plinthSource], count = 1, to } = options
   checkInteger('count', count, { min: 1, max: 100_000 })
-  const migrations = await readMigrations(sources)
-  const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
+  const { migrations, statuses } = await readStatuses(db, sources)
   const accept = acceptedNames(statuses, options.accept)
   checkStates(
     statuses.filter(({ state }) => state !== 'late' && state !== 'reverting'),

@@ -1,13 +1,13 @@
 import { sql } from 'drizzle-orm'
 import { type Database, mapErrors, only, rowsOf } from '../database.ts'
 import { MigrationError } from '../errors.ts'
-import { begin, type Direction, isDone, OvertakenError, type Passage } from './course.ts'
+import { begin, isDone, OvertakenError, type Passage } from './course.ts'
 import { runDataMigration } from './data.ts'
 import type { Migration } from './folder.ts'
 import * as ledger from './ledger.ts'
 import { runOutside } from './outside.ts'
 import type { Step } from './statements.ts'
-import { explain, inTurn, located, type RunOptions, type Settled } from './turns.ts'
+import { explain, inTurn, located, type RunOptions, type Settled, settle } from './turns.ts'
 
 /** The least that a later statement of a step waits, when those before it took the time. */
 const LEAST_WAIT = 0.2
@@ -28,13 +28,13 @@ export async function isConcurrent(db: Database): Promise<boolean> {
 export async function runMigration(
   db: Database,
   passage: Passage,
-  { lockTimeoutMs = 750, maxWaitMs = 600_000, onProgress = () => {} }: RunOptions,
+  { onProgress = () => {}, ...limits }: RunOptions,
   place: { step: number; steps: number },
 ): Promise<boolean> {
   const { migration, direction } = passage
   const { name } = migration
   const say = (doing?: string) => onProgress({ name, ...place, ...(doing ? { doing } : {}) })
-  const options: Settled = { lockTimeoutMs, maxWaitMs, say, source: migration.source }
+  const options = settle(limits, migration.source, say)
   const steps = direction === 'up' ? migration.steps : (migration.down ?? [])
   for (const step of steps) {
     if (step.kind === 'transaction' && step.refusal) {
@@ -81,19 +81,19 @@ export async function runMigration(
 
 interface Run {
   migration: Migration
-  direction: Direction
+  direction: ledger.Direction
   at: number
   isLast: boolean
 }
 
-async function end(tx: Database, migration: Migration, direction: Direction): Promise<boolean> {
+async function end(tx: Database, migration: Migration, direction: ledger.Direction): Promise<true> {
   if (direction === 'up') await ledger.recordApplied(tx, migration)
   else await ledger.recordReverted(tx, migration)
   return true
 }
 
 async function finish(tx: Database, { migration, direction, at, isLast }: Run): Promise<true> {
-  if (isLast) return (await end(tx, migration, direction)) as true
+  if (isLast) return end(tx, migration, direction)
   await ledger.recordStep(tx, migration.name, at + 1)
   return true
 }

@@ -1,13 +1,13 @@
 import type { Database } from '../database.ts'
 import { literal } from './advice/names.ts'
 import { dueOf, type MigrateOptions } from './apply.ts'
-import type { Direction } from './course.ts'
-import { type MigrationSource, plinthSource, readMigrations } from './folder.ts'
-import { readLedger } from './ledger.ts'
+import { plinthSource } from './folder.ts'
+import type { Direction } from './ledger.ts'
 import { isConcurrent } from './run.ts'
 import { settingsOf } from './settings.ts'
 import type { Step } from './statements.ts'
-import { acceptedNames, checkStates, compareWithLedger } from './status.ts'
+import { acceptedNames, checkStates, readStatuses } from './status.ts'
+import { type Settled, settle } from './turns.ts'
 
 export interface PlannedMigration {
   name: string
@@ -20,9 +20,9 @@ const ended = (statement: string) => (/;\s*$/.test(statement) ? statement : `${s
 
 /** What running the steps sends. */
 export function scriptOf(
-  source: MigrationSource,
   steps: readonly Step[],
-  { lockTimeoutMs = 750, concurrent }: { lockTimeoutMs?: number | undefined; concurrent: boolean },
+  { lockTimeoutMs, source }: Settled,
+  concurrent: boolean,
 ): string {
   const set = (isLocal: boolean, lockTimeout: number) =>
     Object.entries(settingsOf(lockTimeout, source)).map(
@@ -54,14 +54,13 @@ export async function planMigrate(
   db: Database,
   options: MigrateOptions = {},
 ): Promise<PlannedMigration[]> {
-  const { sources = [plinthSource], lockTimeoutMs } = options
-  const migrations = await readMigrations(sources)
-  const statuses = await compareWithLedger(migrations, await readLedger(db, sources), sources)
+  const { sources = [plinthSource] } = options
+  const { migrations, statuses } = await readStatuses(db, sources)
   checkStates(statuses, acceptedNames(statuses, options.accept))
   const concurrent = await isConcurrent(db)
   return dueOf(migrations, statuses, options).map(({ name, source, steps }) => {
     const done = statuses.find((status) => status.name === name)?.step ?? 0
-    const script = scriptOf(source, steps.slice(done), { lockTimeoutMs, concurrent })
+    const script = scriptOf(steps.slice(done), settle(options, source), concurrent)
     return { name, direction: 'up', script }
   })
 }

@@ -71,12 +71,26 @@ export async function migrationStatus(
   db: Database,
   { sources = [plinthSource] }: MigrationsOptions = {},
 ): Promise<MigrationStatus[]> {
-  const migrations = await readMigrations(sources)
-  return compareWithLedger(migrations, await readLedger(db, sources), sources)
+  return (await readStatuses(db, sources)).statuses
 }
 
-/** What `migrationStatus` returns, of what was read already. */
-export async function compareWithLedger(
+export interface ReadStatuses {
+  migrations: Migration[]
+  ledger: Ledger
+  statuses: MigrationStatus[]
+}
+
+/** The same, with the migrations and the records that it comes from. */
+export async function readStatuses(
+  db: Database,
+  sources: readonly MigrationSource[],
+): Promise<ReadStatuses> {
+  const migrations = await readMigrations(sources)
+  const ledger = await readLedger(db, sources)
+  return { migrations, ledger, statuses: await compareWithLedger(migrations, ledger, sources) }
+}
+
+async function compareWithLedger(
   migrations: readonly Migration[],
   ledger: Ledger,
   sources: readonly MigrationSource[],

@@ -5,9 +5,7 @@ import {
   ForbiddenError,
   LockError,
   MigrationError,
-  PlinthError,
   TimeoutError,
-  TransactionError,
   toPlinthError,
 } from '../errors.ts'
 import type { MigrationSource } from './folder.ts'
@@ -41,6 +39,16 @@ export type Settled = Required<Omit<RunOptions, 'onProgress'>> & {
   source: Pick<MigrationSource, 'searchPath'>
 }
 
+const LOCK_TIMEOUT_MS = 750
+const MAX_WAIT_MS = 600_000
+
+/** The options of a run, with what was not said. */
+export const settle = (
+  { lockTimeoutMs = LOCK_TIMEOUT_MS, maxWaitMs = MAX_WAIT_MS }: RunOptions,
+  source: Settled['source'],
+  say: Settled['say'] = () => {},
+): Settled => ({ lockTimeoutMs, maxWaitMs, source, say })
+
 const FIRST_PAUSE_MS = 50
 const LONGEST_PAUSE_MS = 2_000
 
@@ -70,14 +78,9 @@ export function explain(error: unknown, name: string): Error {
   const cause = toPlinthError(error instanceof StatementError ? error.cause : error)
   const message = `${name} failed: ${place}${messageOf(cause)}`
   if (cause instanceof ForbiddenError) return new ForbiddenError(cause.reason, message, { cause })
-  if (cause instanceof ConnectionError) return cause
-  if (cause instanceof LockError || cause instanceof TimeoutError) return cause
-  if (cause instanceof TransactionError || cause instanceof MigrationError) {
-    return new MigrationError(message, { cause })
-  }
-  if (cause instanceof PlinthError)
-    return new MigrationError(message, { cause: cause.cause ?? cause })
-  return new MigrationError(message, { cause })
+  // These say it themselves, and are no failure of the statement.
+  const isOutside = [ConnectionError, LockError, TimeoutError].some((it) => cause instanceof it)
+  return isOutside ? (cause as Error) : new MigrationError(message, { cause })
 }
 
 /** What the server said: Drizzle's own message is the whole statement. */
@@ -87,11 +90,9 @@ export function messageOf(error: unknown): string {
   return isFinal ? error.message : messageOf(error.cause)
 }
 
-const isLockError = (error: unknown): error is LockError => error instanceof LockError
-
 const asLockError = (error: unknown): LockError | undefined => {
   const inner = toPlinthError(error instanceof StatementError ? error.cause : error)
-  return isLockError(inner) ? inner : undefined
+  return inner instanceof LockError ? inner : undefined
 }
 
 /**

@@ -1,11 +1,11 @@
 import { type Command, Option } from 'commander'
 import { audit, type Severity } from '../../migrations/advice/audit.ts'
 import { plinthSource, readMigrations } from '../../migrations/folder.ts'
-import { loadConfig, sourcesOf } from '../../migrations/project.ts'
+import { sourcesOf } from '../../migrations/project.ts'
 import { migrationStatus } from '../../migrations/status.ts'
 import { formatAudit } from '../audit-report.ts'
 import { FailedCheck, print } from '../terminal.ts'
-import { list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
+import { configOf, list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
 
 interface AuditOptions extends SharedOptions {
   folder?: string[]
@@ -37,10 +37,7 @@ export function auditCommand(): Command {
     )
     .action(async (options: AuditOptions) => {
       const { folder: folders, database = false, failOn, json = false } = options
-      const config = await loadConfig({
-        cwd: process.cwd(),
-        ...(options.config ? { config: options.config } : {}),
-      })
+      const config = await configOf(options)
       const where = folders ? { folders } : { sources: sourcesOf(config) }
       const applied = database ? await appliedOf(options) : undefined
       const found = await audit({ ...where, ...(applied ? { applied } : {}) })

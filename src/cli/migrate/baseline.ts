@@ -2,7 +2,12 @@ import { type Command, Option } from 'commander'
 import { baseline } from '../../migrations/baseline.ts'
 import { formatDifferences } from '../differences.ts'
 import { FailedCheck, print } from '../terminal.ts'
-import { list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
+import {
+  comparisonOptions,
+  migrationCommand,
+  type SharedOptions,
+  withMigrations,
+} from './shared.ts'
 
 interface BaselineCommandOptions extends SharedOptions {
   to?: string
@@ -13,7 +18,7 @@ interface BaselineCommandOptions extends SharedOptions {
 }
 
 export function baselineCommand(): Command {
-  return migrationCommand(
+  const command = migrationCommand(
     'baseline',
     'adopt a database that has its tables already: record migrations without running them',
   )
@@ -29,15 +34,6 @@ export function baselineCommand(): Command {
         '--legacy-files <path>',
         'import a history from a folder of SQL files, or a list of names',
       ).conflicts('legacyTable'),
-    )
-    .option(
-      '--scratch-url <postgres-url>',
-      'where to make the database to compare with (default: beside this one)',
-    )
-    .option(
-      '--ignore <pattern>',
-      'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated',
-      list,
     )
     .action(async (options: BaselineCommandOptions) => {
       const { to, scratchUrl, ignore = [], legacyTable, legacyFiles, json = false } = options
@@ -69,4 +65,6 @@ export function baselineCommand(): Command {
         if (!verification.equal) throw new FailedCheck()
       })
     })
+  for (const option of comparisonOptions()) command.addOption(option)
+  return command
 }

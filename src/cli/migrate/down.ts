@@ -3,7 +3,7 @@ import { migrateTo, planRevert, planTo, revert } from '../../migrations/revert.t
 import { print } from '../terminal.ts'
 import {
   migrationCommand,
-  printScripts,
+  printPlan,
   type RunCommandOptions,
   runOf,
   runOptions,
@@ -29,10 +29,6 @@ const reverting = (name: string, description: string): Command => {
   return command
 }
 
-/** What a dry run has to say beside the SQL. */
-const lossText = (losses: readonly { name: string; rows: number }[]): string[] =>
-  losses.map(({ name, rows }) => `-- loses ${name}: ${rows.toLocaleString('en')} rows`)
-
 export function downCommand(): Command {
   return reverting('down', 'take the last migrations back')
     .argument('[n]', 'how many', count, 1)
@@ -40,12 +36,7 @@ export function downCommand(): Command {
       const { allowDataLoss = false, dryRun = false, json = false } = options
       await withMigrations(options, async ({ db, sources, ui }) => {
         const all = { sources, ...runOf(options, ui), count: n, allowDataLoss }
-        if (dryRun) {
-          const { migrations, losses } = await planRevert(db, all)
-          if (json) return print(JSON.stringify({ dryRun: true, migrations, losses }))
-          for (const line of lossText(losses)) print(line)
-          return printScripts(migrations, false)
-        }
+        if (dryRun) return printPlan(await planRevert(db, all), json)
         const reverted = await revert(db, all)
         for (const name of reverted) ui.done(`reverted ${name}`)
         if (json) print(JSON.stringify({ reverted }))
@@ -61,12 +52,7 @@ export function toCommand(): Command {
       const { allowDataLoss = false, dryRun = false, json = false } = options
       await withMigrations(options, async ({ db, sources, ui }) => {
         const all = { sources, ...runOf(options, ui), allowDataLoss }
-        if (dryRun) {
-          const { migrations, losses } = await planTo(db, to, all)
-          if (json) return print(JSON.stringify({ dryRun: true, migrations, losses }))
-          for (const line of lossText(losses)) print(line)
-          return printScripts(migrations, false)
-        }
+        if (dryRun) return printPlan(await planTo(db, to, all), json)
         const { reverted, applied } = await migrateTo(db, to, all)
         for (const name of reverted) ui.done(`reverted ${name}`)
         for (const name of applied) ui.done(`applied ${name}`)

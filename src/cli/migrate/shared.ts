@@ -27,6 +27,18 @@ export const configOption = () =>
 
 export const list = (value: string, before: string[] = []): string[] => [...before, value]
 
+/** The options of what compares the database with another one. */
+export const comparisonOptions = () => [
+  new Option(
+    '--scratch-url <postgres-url>',
+    'where to make the database to compare with (default: beside this one)',
+  ),
+  new Option(
+    '--ignore <pattern>',
+    'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated',
+  ).argParser(list),
+]
+
 const milliseconds = (text: string): number => {
   const value = Number(text)
   if (!Number.isInteger(value) || value < 1)
@@ -70,7 +82,7 @@ export async function withMigrations<T>(
   options: SharedOptions,
   work: (context: MigrationContext) => Promise<T>,
 ): Promise<T> {
-  const config = await loadConfig({ cwd: process.cwd(), ...only(options.config) })
+  const config = await configOf(options)
   const url = options.data === undefined ? (options.url ?? config?.url) : undefined
   const ui = progress(options.json === true)
   const target = {
@@ -80,7 +92,9 @@ export async function withMigrations<T>(
   return withDatabase(target, ui, (db) => work({ db, sources: sourcesOf(config), config, url, ui }))
 }
 
-const only = (config: string | undefined) => (config === undefined ? {} : { config })
+/** The config file that the options name, or that there is. */
+export const configOf = ({ config }: Pick<SharedOptions, 'config'>) =>
+  loadConfig({ cwd: process.cwd(), ...(config === undefined ? {} : { config }) })
 
 export const runOf = ({ accept = [], lockTimeout, maxWait }: RunCommandOptions, ui: Progress) => ({
   accept,
@@ -90,10 +104,24 @@ export const runOf = ({ accept = [], lockTimeout, maxWait }: RunCommandOptions, 
     ui.doing(`migration ${step} of ${steps}: ${name}${doing ? `, ${doing}` : ''}`),
 })
 
-/** What a dry run prints: SQL that psql takes. */
-export function printScripts(migrations: readonly PlannedMigration[], json: boolean): void {
-  if (json) print(JSON.stringify({ dryRun: true, migrations }))
-  else if (migrations.length === 0) print('-- nothing to do')
+interface Loss {
+  name: string
+  rows: number
+}
+
+/** What a dry run prints: SQL that psql takes, with what would be lost in comments. */
+export function printPlan(
+  { migrations, losses = [] }: { migrations: readonly PlannedMigration[]; losses?: Loss[] },
+  json: boolean,
+): void {
+  if (json) {
+    print(JSON.stringify({ dryRun: true, migrations, losses }))
+    return
+  }
+  for (const { name, rows } of losses) {
+    print(`-- loses ${name}: ${rows.toLocaleString('en')} rows`)
+  }
+  if (migrations.length === 0) print('-- nothing to do')
   else
     for (const { name, direction, script } of migrations)
       print(`-- ${name}, ${direction}\n${script}\n`)

@@ -4,7 +4,7 @@ import { planMigrate } from '../../migrations/script.ts'
 import { print } from '../terminal.ts'
 import {
   migrationCommand,
-  printScripts,
+  printPlan,
   type RunCommandOptions,
   runOf,
   runOptions,
@@ -27,7 +27,7 @@ export function upCommand(): Command {
       const { to, dryRun = false, json = false } = options
       await withMigrations(options, async ({ db, sources, ui }) => {
         const all = { sources, ...runOf(options, ui), ...(to === undefined ? {} : { to }) }
-        if (dryRun) return printScripts(await planMigrate(db, all), json)
+        if (dryRun) return printPlan({ migrations: await planMigrate(db, all) }, json)
         const applied = await migrate(db, all)
         for (const name of applied) ui.done(`applied ${name}`)
         if (json) print(JSON.stringify({ applied }))

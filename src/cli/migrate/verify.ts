@@ -3,7 +3,12 @@ import { verify } from '../../migrations/catalog/verify.ts'
 import { declaredBuild } from '../../migrations/declared.ts'
 import { formatDifferences } from '../differences.ts'
 import { FailedCheck, print } from '../terminal.ts'
-import { list, migrationCommand, type SharedOptions, withMigrations } from './shared.ts'
+import {
+  comparisonOptions,
+  migrationCommand,
+  type SharedOptions,
+  withMigrations,
+} from './shared.ts'
 
 interface VerifyCommandOptions extends SharedOptions {
   against: 'typescript' | 'migrations'
@@ -13,7 +18,7 @@ interface VerifyCommandOptions extends SharedOptions {
 }
 
 export function verifyCommand(): Command {
-  return migrationCommand(
+  const command = migrationCommand(
     'verify',
     'compare the database, object by object, with what TypeScript declares',
   )
@@ -24,15 +29,6 @@ export function verifyCommand(): Command {
       )
         .choices(['typescript', 'migrations'])
         .default('typescript'),
-    )
-    .option(
-      '--scratch-url <postgres-url>',
-      'where to make the database to compare with (default: beside this one)',
-    )
-    .option(
-      '--ignore <pattern>',
-      'a schema, or a kind and a name such as "index app.tmp_*", not to compare; may be repeated',
-      list,
     )
     .addOption(
       new Option(
@@ -56,4 +52,6 @@ export function verifyCommand(): Command {
         if (!result.equal) throw new FailedCheck()
       })
     })
+  for (const option of comparisonOptions()) command.addOption(option)
+  return command
 }

@@ -207,11 +207,18 @@ async function countOf(db: Database, loss: Loss): Promise<number> {
   }
 }
 
-async function count(db: Database, on: Name, condition?: SQL): Promise<number> {
+async function count(db: Database, on: Name, condition?: SQL, column?: string): Promise<number> {
   const from = sql.raw(quotedName(on))
   const where = condition ? sql` where ${condition}` : sql``
-  const [row] = await rowsOf<{ count: string }>(db, sql`select count(*) from ${from}${where}`)
-  return Number(row?.count ?? 0)
+  try {
+    const [row] = await rowsOf<{ count: string }>(db, sql`select count(*) from ${from}${where}`)
+    return Number(row?.count ?? 0)
+  } catch (error) {
+    // Another migrator may have dropped it since it was looked up.
+    const found = column === undefined ? exists(db, on) : typeOfColumn(db, on, column)
+    if (await found.catch(() => true)) throw error
+    return 0
+  }
 }
 
 async function exists(db: Database, on: Name): Promise<boolean> {
@@ -236,19 +243,24 @@ async function total(db: Database, spaces: SQL): Promise<number> {
   return rows
 }
 
-async function countColumn(db: Database, on: Name, column: string, to?: string): Promise<number> {
+async function typeOfColumn(db: Database, on: Name, column: string): Promise<string | undefined> {
   const [found] = await rowsOf<{ type: string }>(
     db,
     sql`select format_type(atttypid, atttypmod) as type from pg_attribute
       where attrelid = to_regclass(${quotedName(on)}) and attname = ${column}
         and attnum > 0 and not attisdropped`,
   )
-  if (!found) return 0
+  return found?.type
+}
+
+async function countColumn(db: Database, on: Name, column: string, to?: string): Promise<number> {
+  const type = await typeOfColumn(db, on, column)
+  if (type === undefined) return 0
   if (to !== undefined) {
-    const [before, after] = [await readType(found.type), await readType(to)]
+    const [before, after] = [await readType(type), await readType(to)]
     if (retypingOf(before, after).values === 'kept') return 0
   }
-  return count(db, on, sql`${sql.identifier(column)} is not null`)
+  return count(db, on, sql`${sql.identifier(column)} is not null`, column)
 }
 
 /** A type as the catalog writes it. */
@@ -278,7 +290,7 @@ async function countValuesOf(
   )
   let values = 0
   for (const { column, ...on } of columns) {
-    values += await count(db, on, condition(sql.raw(quoted(column))))
+    values += await count(db, on, condition(sql.raw(quoted(column))), column)
   }
   return values
 }

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
-import { parse } from 'libpg-query'
 import type { ManagedObject } from '../../schema/managed.ts'
+import { readStatements } from '../advice/parse.ts'
 import { partsOf, type Thing } from './references.ts'
 
 const NAME = String.raw`(?:"(?:[^"]|"")+"|[\w$]+)(?:\s*\.\s*(?:"(?:[^"]|"")+"|[\w$]+))*`
@@ -84,10 +84,9 @@ export async function isReplaceable(old: ManagedObject, next: ManagedObject): Pr
 
 /** Name, parameters and result of a function: what `create or replace` cannot change. */
 async function signatureOf(create: string) {
-  const { stmts } = await parse(create).catch(() => ({ stmts: undefined }))
-  const statement = stmts?.[0]?.stmt
-  if (!statement || !('CreateFunctionStmt' in statement)) return
-  const { funcname, parameters, returnType, is_procedure } = statement.CreateFunctionStmt
+  const [statement] = (await readStatements([create])).statements
+  if (!statement || !('CreateFunctionStmt' in statement.node)) return
+  const { funcname, parameters, returnType, is_procedure } = statement.node.CreateFunctionStmt
   return withoutPlaces({ funcname, parameters, returnType, is_procedure })
 }
 
