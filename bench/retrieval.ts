@@ -80,7 +80,9 @@ async function compare(db: Database, space: Space, scope: Scope, size: number) {
     const arms = {
       'exact scan of the slice, by hand': (query: number[]) => exact(tenant, space, query),
       'plinth search': async (embedding: number[]) =>
-        (await search(tenant, { space, embedding, limit: K })).map(({ chunkId }) => chunkId),
+        (await search(tenant, { space, embedding, limit: K })).matches.map(
+          ({ chunkId }) => chunkId,
+        ),
       'plain filtered HNSW, ids only': (query: number[]) => plain(tenant, space, query),
     }
     const truth = await Promise.all(queries.map(arms['exact scan of the slice, by hand']))

@@ -18,6 +18,6 @@ await plinth.inTenant(db, scope, (tenant) => plinth.indexSource(tenant, { ...not
 const query = 'When is an invoice paid?'
 const [embedding] = (await plinth.embedTexts(model, [query])).embeddings
 const ask = { query, embedding, space }
-const [best] = await plinth.inTenant(db, scope, (tenant) => plinth.search(tenant, ask))
-console.log(best?.content, best?.similarity)
+const { matches } = await plinth.inTenant(db, scope, (tenant) => plinth.search(tenant, ask))
+console.log(matches[0]?.content, matches[0]?.similarity)
 await db.close()

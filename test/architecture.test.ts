@@ -40,7 +40,16 @@ const imports = (files: string[]) =>
 
 const sources = filesIn('src')
 /** What both a schema and a queries folder have besides domains. */
-const SHARED = ['columns', 'index', 'managed', 'objects', 'partitions', 'policies', 'retrieval']
+const SHARED = [
+  'columns',
+  'index',
+  'managed',
+  'objects',
+  'partitions',
+  'policies',
+  'retrieval',
+  'search-objects',
+]
 const domainsIn = (folder: string, suffix = '.ts') =>
   (existsSync(folder) ? readdirSync(folder) : [])
     .filter((file) => file.endsWith(suffix))

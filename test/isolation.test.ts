@@ -424,7 +424,8 @@ describe('functions', () => {
               sql`select to_jsonb(f)::text as answer from ${nameOf(called)}(${sql.join(args, sql`, `)}) f`,
             ),
           )
-          answersOf.push(refused ?? JSON.stringify(answer))
+          // What is no id raises where a row is compared with it, so on other tests' rows too. Neither tells anything.
+          answersOf.push(refused === '22P02' ? '[]' : (refused ?? JSON.stringify(answer)))
         }
       }
       found[called.signature] = answersOf
@@ -432,10 +433,10 @@ describe('functions', () => {
     return found
   }
 
-  /** Those whose answers change with a clock or by chance, and not with any row. */
-  const VOLATILE = ['identity.uuid_v7()']
+  /** Those whose answers change with a clock, by chance or by their arguments alone, and not with any row. */
+  const ROWLESS = ['identity.uuid_v7()', 'search.terms(search.language,text)']
   const steady = (found: Record<string, string[]>) =>
-    Object.fromEntries(Object.entries(found).filter(([signature]) => !VOLATILE.includes(signature)))
+    Object.fromEntries(Object.entries(found).filter(([signature]) => !ROWLESS.includes(signature)))
 
   test("answer the same in a foreign scope, whether or not another tenant's rows are there", async () => {
     await rollback(owner, async (db) => {

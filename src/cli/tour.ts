@@ -181,7 +181,7 @@ async function ask(
   { model, space, question }: AskOptions,
 ): Promise<Answer> {
   const { embeddings } = await embedTexts(model, [question])
-  const matches = await inTenant(db, scope, async (tenant) => {
+  const { matches } = await inTenant(db, scope, async (tenant) => {
     await model.record(tenant, 'demo/ask')
     return search(tenant, {
       query: question,

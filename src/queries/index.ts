@@ -6,6 +6,7 @@ export {
   recordActivity,
 } from './activity.ts'
 export * from './activity-buffer.ts'
+export * from './ai.ts'
 export * from './chunks.ts'
 export {
   type ListUsageOptions,

@@ -87,6 +87,13 @@ export interface SearchMatch {
   snippet?: SnippetPart[]
 }
 
+export interface SearchResult {
+  /** Best first. */
+  matches: SearchMatch[]
+  /** Whether there may be nearer ones that were not looked at: only where `maxScan` says how far to look. */
+  truncated: boolean
+}
+
 /**
  * Searches the organization's chunks by meaning, by words, or both. Best first.
  *
@@ -98,7 +105,7 @@ export interface SearchMatch {
  * @throws {NotFoundError} for a space that does not exist.
  * @throws {MissingPartitionError} when it is to be recorded in a month without a partition.
  */
-export async function search(tenant: Tenant, options: SearchOptions): Promise<SearchMatch[]> {
+export async function search(tenant: Tenant, options: SearchOptions): Promise<SearchResult> {
   const started = performance.now()
   const mode = checkSearch(options)
   const { limit = 10, record = false, snippets = false } = options
@@ -171,7 +178,7 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
       latencyMs: Math.round(performance.now() - started),
     })
   }
-  return matches
+  return { matches, truncated: false }
 }
 
 interface FoundRow extends Omit<SearchMatch, 'similarity' | 'snippet'> {

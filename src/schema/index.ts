@@ -1,4 +1,5 @@
 export * from './activity.ts'
+export * from './ai.ts'
 export * from './columns.ts'
 export * from './costs.ts'
 export * from './identity.ts'

@@ -1,11 +1,12 @@
 import { activityObjects } from './activity.ts'
+import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
 import { identityObjects } from './identity.ts'
 import type { ManagedObject } from './managed.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
-import { searchObjects } from './search.ts'
+import { searchObjects } from './search-objects.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
 export const managedObjects: readonly ManagedObject[] = [
@@ -16,4 +17,5 @@ export const managedObjects: readonly ManagedObject[] = [
   ...retrievalObjects,
   ...costsObjects,
   ...activityObjects,
+  ...aiObjects,
 ]

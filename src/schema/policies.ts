@@ -56,6 +56,9 @@ export const log = (actor: AnyPgColumn): TenantRules => ({
   insert: sql`(${isAdmin} or ${actor} is null or ${actor} = ${scopedUser})`,
 })
 
+/** Whoever writes something adds the work that it makes; only admins and services see it, and do it. */
+export const queued = (): TenantRules => ({ ...administered(), insert: isContributor })
+
 /** Admins only. */
 export const administered = (): TenantRules => ({ read: isAdmin, ...written(isAdmin) })
 

@@ -1,5 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm'
 import {
+  bigint,
   check,
   customType,
   foreignKey,
@@ -15,18 +16,7 @@ import {
 } from 'drizzle-orm/pg-core'
 import { bytea, id, instant, organizationId, timestamps, tsvector } from './columns.ts'
 import { organizations, users } from './identity.ts'
-import {
-  managedCall,
-  managedComment,
-  managedConstraint,
-  managedExecute,
-  managedExtension,
-  managedFunction,
-  managedGrant,
-  managedPartitioning,
-  managedStorage,
-} from './managed.ts'
-import { log, tenantPolicies, visible } from './policies.ts'
+import { log, queued, tenantPolicies, visible } from './policies.ts'
 
 export const search = pgSchema('search')
 
@@ -34,6 +24,45 @@ export const spaceDistance = search.enum('space_distance', ['cosine', 'l2', 'inn
 export const spaceStatus = search.enum('space_status', ['building', 'active', 'retired'])
 export const visibility = search.enum('visibility', ['private', 'shared'])
 export const searchMode = search.enum('search_mode', ['hybrid', 'vector', 'text'])
+export const embeddingJobStatus = search.enum('embedding_job_status', ['pending', 'dead'])
+export const placementStatus = search.enum('placement_status', [
+  'pending',
+  'synced',
+  'deleting',
+  'dead',
+])
+/** The text search configurations that every supported Postgres has. */
+export const language = search.enum('language', [
+  'simple',
+  'arabic',
+  'armenian',
+  'basque',
+  'catalan',
+  'danish',
+  'dutch',
+  'english',
+  'finnish',
+  'french',
+  'german',
+  'greek',
+  'hindi',
+  'hungarian',
+  'indonesian',
+  'irish',
+  'italian',
+  'lithuanian',
+  'nepali',
+  'norwegian',
+  'portuguese',
+  'romanian',
+  'russian',
+  'serbian',
+  'spanish',
+  'swedish',
+  'tamil',
+  'turkish',
+  'yiddish',
+])
 
 /** Half-precision vector of any dimension; each partition of `embeddings` fixes its own. */
 const halfvec = customType<{ data: number[]; driverData: string }>({
@@ -62,6 +91,8 @@ export const spaces = search.table(
     /** Up to so many rows of a tenant are scanned exactly; beyond, the HNSW index is used. */
     exactRows: integer('exact_rows').notNull().default(4_000),
 
+    /** When it was last made the active one: the way back leads to the latest of the retired. */
+    activatedAt: instant('activated_at'),
     ...timestamps(),
   },
   (t) => [
@@ -96,6 +127,10 @@ export const chunks = search.table.withRLS(
     /** From 0, in reading order. */
     position: integer('position').notNull(),
     visibility: visibility('visibility').notNull().default('shared'),
+    /** The spaces of which purpose it is embedded in. */
+    purpose: text('purpose').notNull().default('text'),
+    /** By whose rules its words are stemmed. */
+    language: language('language').notNull().default('english'),
     content: text('content').notNull(),
     /** SHA-256 of the content. */
     contentHash: bytea('content_hash').notNull(),
@@ -107,7 +142,7 @@ export const chunks = search.table.withRLS(
     ...timestamps(),
     terms: tsvector('terms')
       .notNull()
-      .generatedAlwaysAs((): SQL => sql`to_tsvector('english', ${chunks.content})`),
+      .generatedAlwaysAs((): SQL => sql`search.terms(${chunks.language}, ${chunks.content})`),
   },
   (t) => [
     primaryKey({ name: 'chunks_pkey', columns: [t.organizationId, t.id] }),
@@ -124,6 +159,9 @@ export const chunks = search.table.withRLS(
     index('chunks_owner_id_idx').on(t.ownerId),
     // matching_chunks. With the organization in it (btree_gin), a common word of all is no burden on one.
     index('chunks_terms_idx').using('gin', t.organizationId, t.terms),
+    // The same, for a query that no chunk has the words of, and for the languages that there are.
+    index('chunks_content_idx').using('gin', t.organizationId, t.content.op('public.gin_trgm_ops')),
+    index('chunks_language_idx').on(t.organizationId, t.language),
     check('chunks_source_type_check', sql`${t.sourceType} <> '' and length(${t.sourceType}) <= 40`),
     check('chunks_owner_id_check', sql`${t.visibility} = 'shared' or ${t.ownerId} is not null`),
     check('chunks_position_check', sql`${t.position} >= 0`),
@@ -148,6 +186,8 @@ export const embeddings = search.table.withRLS(
     visibility: visibility('visibility').notNull(),
     sourceType: text('source_type').notNull(),
     embedding: halfvec('embedding').notNull(),
+    /** Of the content that it was made of; null if that is not known. */
+    contentHash: bytea('content_hash'),
   },
   (t) => [
     primaryKey({
@@ -166,6 +206,126 @@ export const embeddings = search.table.withRLS(
     }).onDelete('cascade'),
     index('embeddings_chunk_id_idx').on(t.organizationId, t.chunkId),
     ...tenantPolicies('embeddings', t.organizationId, visible(t.ownerId, t.visibility)),
+  ],
+)
+
+/**
+ * A chunk that is to be embedded in a space. Written in the transaction that makes the chunk, deleted in
+ * the one that writes its vector; `dead` when it has failed too often.
+ */
+export const embeddingJobs = search.table.withRLS(
+  'embedding_jobs',
+  {
+    organizationId: organizationId(),
+    spaceId: uuid('space_id').notNull(),
+    chunkId: uuid('chunk_id').notNull(),
+
+    status: embeddingJobStatus('status').notNull().default('pending'),
+    attempts: integer('attempts').notNull().default(0),
+    lastError: text('last_error'),
+
+    dueAt: instant('due_at').notNull().defaultNow(),
+    /** Who has claimed it: only with the same lease may the vector be written. */
+    leaseId: uuid('lease_id'),
+    leasedUntil: instant('leased_until'),
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({
+      name: 'embedding_jobs_pkey',
+      columns: [t.organizationId, t.spaceId, t.chunkId],
+    }),
+    foreignKey({
+      name: 'embedding_jobs_space_id_fkey',
+      columns: [t.spaceId],
+      foreignColumns: [spaces.id],
+    }).onDelete('cascade'),
+    foreignKey({
+      name: 'embedding_jobs_chunk_id_fkey',
+      columns: [t.organizationId, t.chunkId],
+      foreignColumns: [chunks.organizationId, chunks.id],
+    }).onDelete('cascade'),
+    index('embedding_jobs_chunk_id_idx').on(t.organizationId, t.chunkId),
+    // The organizations that have work, and the work of one.
+    index('embedding_jobs_due_idx').on(t.spaceId, t.status, t.organizationId, t.dueAt),
+    check('embedding_jobs_attempts_check', sql`${t.attempts} >= 0`),
+    ...tenantPolicies('embedding_jobs', t.organizationId, queued()),
+  ],
+)
+
+/** A collection of vectors in another engine, which holds those of one space. */
+export const namespaces = search.table(
+  'namespaces',
+  {
+    id: id(),
+    spaceId: uuid('space_id').notNull(),
+
+    /** The engine, as its VectorStore names itself. */
+    provider: text('provider').notNull(),
+    name: text('name').notNull(),
+    /** As of the last reconciliation. */
+    vectors: bigint('vectors', { mode: 'number' }).notNull().default(0),
+    /** Null if the engine does not say. */
+    bytes: bigint('bytes', { mode: 'number' }),
+    queries: bigint('queries', { mode: 'number' }).notNull().default(0),
+
+    lastUsedAt: instant('last_used_at'),
+    verifiedAt: instant('verified_at'),
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({ name: 'namespaces_pkey', columns: [t.id] }),
+    uniqueIndex('namespaces_name_key').on(t.provider, t.name),
+    foreignKey({
+      name: 'namespaces_space_id_fkey',
+      columns: [t.spaceId],
+      foreignColumns: [spaces.id],
+    }),
+    index('namespaces_space_id_idx').on(t.spaceId),
+  ],
+)
+
+/**
+ * Where else a chunk's vector is, and whether it is the current one there. It outlives its chunk: what is
+ * to be deleted in the other engine is known by it alone.
+ */
+export const placements = search.table.withRLS(
+  'placements',
+  {
+    organizationId: organizationId(),
+    namespaceId: uuid('namespace_id').notNull(),
+    chunkId: uuid('chunk_id').notNull(),
+
+    status: placementStatus('status').notNull().default('pending'),
+    attempts: integer('attempts').notNull().default(0),
+    /** Of the vector that the other engine has; null before it has one. */
+    syncedHash: bytea('synced_hash'),
+    lastError: text('last_error'),
+
+    dueAt: instant('due_at').notNull().defaultNow(),
+    leaseId: uuid('lease_id'),
+    leasedUntil: instant('leased_until'),
+    syncedAt: instant('synced_at'),
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({
+      name: 'placements_pkey',
+      columns: [t.organizationId, t.namespaceId, t.chunkId],
+    }),
+    foreignKey({
+      name: 'placements_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    foreignKey({
+      name: 'placements_namespace_id_fkey',
+      columns: [t.namespaceId],
+      foreignColumns: [namespaces.id],
+    }).onDelete('cascade'),
+    index('placements_due_idx').on(t.namespaceId, t.status, t.organizationId, t.dueAt),
+    check('placements_attempts_check', sql`${t.attempts} >= 0`),
+    ...tenantPolicies('placements', t.organizationId, queued()),
   ],
 )
 
@@ -200,87 +360,13 @@ export const searches = search.table.withRLS(
   ],
 )
 
-/**
- * Makes the partition of a space: its vectors' fixed dimension, and their HNSW index.
- *
- * SECURITY DEFINER, because only the owner of `embeddings` may add to it. Repeating it changes nothing.
- */
-const createPartition = managedFunction(
-  'search.create_partition(uuid)',
-  sql`
-create or replace function search.create_partition(space uuid)
-returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set lock_timeout = '5s' as $$
-declare
-  child text := 'embeddings_' || replace(space::text, '-', '');
-  dims integer;
-  ops text;
-begin
-  select s.dimensions, case s.distance
-      when 'cosine' then 'halfvec_cosine_ops'
-      when 'l2' then 'halfvec_l2_ops'
-      else 'halfvec_ip_ops' end
-    into strict dims, ops from ${spaces} s where s.id = space;
-  if to_regclass(format('partitions.%I', child)) is not null then
-    return;
-  end if;
-  execute format('create table partitions.%I (like ${embeddings} including all excluding indexes)', child);
-  -- The parent takes any dimension; a typed column could not be attached to it.
-  execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
-    child, child || '_dims', dims);
-  -- Attached and not made as a part, so that those who search in other spaces go on meanwhile.
-  execute format('alter table ${embeddings} attach partition partitions.%I for values in (%L)',
-    child, space);
-  execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
-    child || '_hnsw', child, dims, ops);
-end $$`,
-)
-
-/** In the order in which they are created. */
-export const searchObjects = [
-  managedExtension('vector'),
-  managedExtension('btree_gin'),
-  managedPartitioning(embeddings, 'list', embeddings.spaceId),
-  managedPartitioning(searches, 'range', searches.occurredAt),
-  // One chunk a place, whoever asks: a source is nobody's twice. Also what indexSource and listChunks read
-  // by. Deferrable, so that a statement may shift many.
-  managedConstraint(
-    chunks,
-    'chunks_source_key',
-    sql`unique (organization_id, source_type, source_id, position) deferrable initially immediate`,
-  ),
-  // In the row and uncompressed: an exact scan of TOASTed vectors takes 3.5 times as long.
-  managedStorage(embeddings, embeddings.embedding, 'plain'),
-  createPartition,
-  ...managedExecute('search.create_partition(uuid)', 'plinth_platform'),
-  managedGrant('search', sql`grant usage on schema ${search} to plinth_app, plinth_platform`),
-  managedGrant('search.spaces', sql`grant select on ${spaces} to plinth_app`),
-  managedGrant(
-    'search.spaces to plinth_platform',
-    sql`grant select, insert, update, delete on ${spaces} to plinth_platform`,
-  ),
-  managedGrant(
-    'search.chunks',
-    sql`grant select, insert, update, delete on ${chunks} to plinth_app`,
-  ),
-  managedGrant(
-    'search.embeddings',
-    sql`grant select, insert, update, delete on ${embeddings} to plinth_app`,
-  ),
-  managedGrant('search.searches', sql`grant select, insert on ${searches} to plinth_app`),
-  managedCall(
-    'partitions of search.searches',
-    sql`select partitions.create_months('search', 'searches', now() - interval '1 month', now() + interval '12 months')`,
-  ),
-  managedComment(spaces, 'What makes two vectors comparable: the model that made them, and how.'),
-  managedComment(chunks, 'A passage of a source, as it is found.'),
-  managedComment(embeddings, 'The vector of a chunk in a space; one partition a space.'),
-  managedComment(searches, 'What was asked, and how well it was answered. Append-only.'),
-]
-
 export type Space = typeof spaces.$inferSelect
 export type SpaceDistance = Space['distance']
 export type Chunk = Omit<typeof chunks.$inferSelect, 'terms' | 'contentHash'>
+export type Language = Chunk['language']
+export type EmbeddingJob = typeof embeddingJobs.$inferSelect
+export type Namespace = typeof namespaces.$inferSelect
+export type Placement = typeof placements.$inferSelect
 export type Visibility = Chunk['visibility']
 export type SearchMode = (typeof searchMode.enumValues)[number]
 export type SearchRecord = typeof searches.$inferSelect

@@ -1,4 +1,5 @@
 export * from './activity.ts'
+export * from './ai.ts'
 export * from './costs.ts'
 export {
   type CreateTestDatabaseOptions,

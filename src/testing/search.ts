@@ -4,7 +4,14 @@ import { vectorText } from '../embedding.ts'
 import { search } from '../queries/search.ts'
 import { type CreateSpaceOptions, createSpace } from '../queries/spaces.ts'
 import { uuidV7 } from '../schema/columns.ts'
-import { chunks, embeddings, type Space } from '../schema/search.ts'
+import {
+  chunks,
+  embeddingJobs,
+  embeddings,
+  namespaces,
+  placements,
+  type Space,
+} from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import { unitVector } from './factories.ts'
 
@@ -70,6 +77,48 @@ export async function makeEmbedding(
           embedding: JSON.parse(vectorText(embedding)),
         })
         .returning(),
+    ),
+  )
+}
+
+/** A chunk that is to be embedded in a space. */
+export async function makeEmbeddingJob(
+  tenant: Tenant,
+  { space, chunk }: { space: Pick<Space, 'id'>; chunk?: NewChunk },
+) {
+  const { id: chunkId } = await makeChunk(tenant, chunk)
+  const { db, organizationId } = tenant
+  return only(
+    await run(
+      db.insert(embeddingJobs).values({ organizationId, spaceId: space.id, chunkId }).returning(),
+    ),
+  )
+}
+
+/** A collection of vectors in another engine. */
+export const makeNamespace = async (
+  db: Database,
+  namespace: { spaceId: string } & Partial<typeof namespaces.$inferInsert>,
+) =>
+  only(
+    await run(
+      db
+        .insert(namespaces)
+        .values({ provider: 'test', name: uuidV7(), ...namespace })
+        .returning(),
+    ),
+  )
+
+/** Where else the vector of a chunk is. */
+export async function makePlacement(
+  tenant: Tenant,
+  { namespaceId, chunkId }: { namespaceId: string; chunkId?: string },
+) {
+  const { db, organizationId } = tenant
+  const chunk = chunkId ?? (await makeChunk(tenant)).id
+  return only(
+    await run(
+      db.insert(placements).values({ organizationId, namespaceId, chunkId: chunk }).returning(),
     ),
   )
 }

@@ -52,7 +52,7 @@ describe('search by vector', () => {
     await asService(db, mine.organizationId, (tenant) => fill(tenant, space, 0, 300))
     const embedding = unitVector(77_777, 32)
 
-    const matches = await inTenant(db, mine, (tenant) => search(tenant, { space, embedding }))
+    const { matches } = await inTenant(db, mine, (tenant) => search(tenant, { space, embedding }))
 
     expect(contents(matches)).toEqual(nearestSeeds(embedding, 0, 300, 10))
     expect(matches[0]?.similarity).toBeGreaterThan(matches[9]?.similarity ?? 1)
@@ -67,7 +67,7 @@ describe('search by vector', () => {
     await asService(db, mine.organizationId, (tenant) => fill(tenant, space, 0, 400))
     const embedding = unitVector(77_777, 32)
 
-    const matches = await inTenant(db, mine, (tenant) =>
+    const { matches } = await inTenant(db, mine, (tenant) =>
       search(tenant, { space, embedding, limit: 20 }),
     )
 
@@ -88,7 +88,7 @@ describe('search by text', () => {
       await makeChunk(tenant, { content: 'Invoices go to the invoice desk' })
       await makeChunk(tenant, { content: 'Nothing of the kind' })
 
-      const matches = await search(tenant, { query: 'invoice', snippets: true })
+      const { matches } = await search(tenant, { query: 'invoice', snippets: true })
 
       expect(contents(matches)).toEqual([
         'Invoices go to the invoice desk',
@@ -106,7 +106,7 @@ describe('search by text', () => {
     await inTenant(db, await makeScope(db), async (tenant) => {
       await makeChunk(tenant, { content: 'the and of' })
 
-      expect(await search(tenant, { query: 'the and of' })).toEqual([])
+      expect((await search(tenant, { query: 'the and of' })).matches).toEqual([])
     })
   })
 
@@ -129,7 +129,7 @@ describe('search by text', () => {
       { query: 'word', space, embedding },
     ]) {
       const seen = async (scope: typeof ann) =>
-        contents(await inTenant(db, scope, (tenant) => search(tenant, options))).sort()
+        contents((await inTenant(db, scope, (tenant) => search(tenant, options))).matches).sort()
       expect(await seen(ann)).toEqual(both)
       expect(await seen(ben)).toEqual(['word shared'])
       expect(await seen(owner)).toEqual(both)
@@ -150,7 +150,7 @@ describe('hybrid search', () => {
       })
       await makeChunk(tenant, { content: 'harbour lights without a vector' })
 
-      const matches = await search(tenant, { query: 'harbour', space, embedding: near })
+      const { matches } = await search(tenant, { query: 'harbour', space, embedding: near })
 
       expect(matches[0]).toMatchObject({ content: 'the harbour lights', vectorRank: 2 })
       expect(matches[0]?.score).toBeCloseTo(1 / 62 + 1 / (60 + (matches[0]?.textRank ?? 0)), 8)
@@ -180,7 +180,7 @@ describe('hybrid search', () => {
         const answers = await Promise.all(
           [{ query: 'word' }, { space, embedding }, { query: 'word', space, embedding }].map(
             async (options) =>
-              contents(await search(tenant, { ...options, ...filters }))
+              contents((await search(tenant, { ...options, ...filters })).matches)
                 .map((content) => content.slice(5))
                 .sort()
                 .join(''),
@@ -223,7 +223,9 @@ describe('hybrid search', () => {
       const query = 'when is an invoice paid?'
       const { embeddings } = await embedTexts(model, [query])
 
-      const [best] = await search(tenant, { query, embedding: embeddings[0], space })
+      const {
+        matches: [best],
+      } = await search(tenant, { query, embedding: embeddings[0], space })
 
       expect(best?.content).toBe('Invoices are paid in ten days.')
     })
@@ -262,7 +264,7 @@ describe('search', () => {
       for (const options of refused) {
         await expect(search(tenant, options)).rejects.toBeInstanceOf(ValidationError)
       }
-      expect(await search(tenant, { query: 'a fine one' })).toEqual([])
+      expect((await search(tenant, { query: 'a fine one' })).matches).toEqual([])
     })
   })
 

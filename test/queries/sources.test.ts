@@ -121,7 +121,7 @@ describe('indexSource', () => {
     const seenByBen = () =>
       inTenant(db, ben, async (tenant) => {
         const vectors = await rowsOf(tenant.db, sql`select 1 from search.embeddings`)
-        const matches = await search(tenant, { space, embedding: embeddings[0] })
+        const { matches } = await search(tenant, { space, embedding: embeddings[0] })
         return [vectors.length, matches.length]
       })
 
@@ -325,7 +325,7 @@ describe('removeSource', () => {
 
       expect(await removeSource(tenant, source)).toBe(1)
       expect(await removeSource(tenant, source)).toBe(0)
-      const left = await search(tenant, { query: 'alpha' })
+      const { matches: left } = await search(tenant, { query: 'alpha' })
       expect(left.map(({ sourceId }) => sourceId)).toEqual(['n2'])
       expect(await rowsOf(tenant.db, sql`select 1 from search.embeddings`)).toHaveLength(1)
     })
@@ -350,7 +350,9 @@ describe('a space', () => {
       await indexSource(tenant, { sourceType, sourceId: 'a', text: 'alpha', model, space })
       const { embeddings } = await embedTexts(model, ['alpha'])
 
-      const [match] = await search(tenant, { space, embedding: embeddings[0] })
+      const {
+        matches: [match],
+      } = await search(tenant, { space, embedding: embeddings[0] })
 
       expect(match?.similarity).toBeCloseTo(1, 3)
     })
