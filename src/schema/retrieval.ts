@@ -45,7 +45,7 @@ const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, $
  * A slice of up to spaces.exact_rows rows is scanned, which is exact and there the faster way. Of a larger
  * one the HNSW index is asked, which may pass over some of the nearest; if it comes back with too few, the
  * slice is scanned after all. Where the slice is so thin in the whole space that the index would have to
- * look at more than hnsw.max_scan_tuples, it is scanned at once. With `max_scan` the index looks at no more
+ * look at more than hnsw.max_scan_tuples, or there is no index yet, it is scanned at once. With `max_scan` the index looks at no more
  * than that, and nothing is scanned afterwards: the answer may be short, and says so.
  *
  * The exact scan orders by the uncast column, which no index has. Dynamic SQL: a cached generic plan would
@@ -67,13 +67,19 @@ declare
   op text;
   filters text := ${chunkFilters};
   slice text;
+  sorts text := current_setting('enable_sort');
 begin
-  -- How large a slice has to be: at 20,000 looked at, it fills max_rows from then on.
-  select s.dimensions, greatest(s.exact_rows, least(1e9,
-        coalesce(c.reltuples, 0)::float8 * max_rows / coalesce(max_scan, 20000)))::integer,
+  -- A slice that is thinner in the whole space would not fill max_rows with all that the index looks at.
+  select s.dimensions, case
+        when i.rows is null then 2147483646
+        when max_scan is not null then s.exact_rows
+        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
     into dims, bound, op from ${spaces} s
-    left join pg_class c on c.relname = 'embeddings_' || replace(s.id::text, '-', '') and c.relkind = 'r'
+    left join (select c.relname, greatest(c.reltuples, 0)::float8 as rows from pg_class c
+      join pg_index x on x.indrelid = c.oid and x.indisvalid
+      join pg_class h on h.oid = x.indexrelid join pg_am m on m.oid = h.relam and m.amname = 'hnsw') i
+      on i.relname = 'embeddings_' || replace(s.id::text, '-', '')
     where s.id = space;
   if not found then
     raise exception 'space % not found', space
@@ -81,9 +87,6 @@ begin
   elsif public.vector_dims(query) <> dims then
     raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
       using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
-  end if;
-  if max_scan is not null then
-    bound := (select s.exact_rows from ${spaces} s where s.id = space);
   end if;
   slice := '${embeddings} e'
     || case when filters = '' then ''
@@ -118,8 +121,10 @@ begin
   if counted > bound then
     plan := 'index';
     set local hnsw.iterative_scan = 'relaxed_order';
-    set local hnsw.ef_search = 200;
+    execute format('set local hnsw.ef_search = %s', least(max_scan, 200));
     execute format('set local hnsw.max_scan_tuples = %s', coalesce(max_scan, 20000));
+    -- Which plan it is, is decided here: estimates of a filter are mostly wrong.
+    set local enable_sort = off;
     execute format(
       'with near as materialized (select e.chunk_id,
          (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
@@ -129,6 +134,7 @@ begin
        select array_agg(n.chunk_id order by distance, chunk_id), array_agg(n.distance order by distance, chunk_id)
        from near n', dims, op, slice)
       into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
+    execute format('set local enable_sort = %s', sorts);
     if coalesce(cardinality(chunk_ids), 0) < max_rows then
       truncated := max_scan is not null;
       if not truncated then
@@ -288,7 +294,7 @@ begin
             where numnode(search.query_terms(l, word)) > 0) limit 8) w;
       if alike is not null then
         plan := 'similar words';
-        set local pg_trgm.word_similarity_threshold = 0.5;
+        set local pg_trgm.word_similarity_threshold = 0.4;
         execute $query$
           with found as (
             select c.id, ($query$ || ranking || $query$)::real as rank from ${chunks} c
