@@ -77,26 +77,30 @@ describe('a filter of metadata', () => {
   test('is what plain objects say', async ({ db }) => {
     let matched = 0
     await fc.assert(
-      fc.asyncProperty(fc.array(metadata, { minLength: 5, maxLength: 20 }), filter, async (all, given) => {
-        const byHand = all.map((one) =>
-          Object.entries(given).every(([path, wanted]) => {
-            const [first = '', rest] = path.split(/\.(?=name$)/)
-            const value = one[first]
-            if (rest === undefined) return holds(value, wanted)
-            const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-            return holds(isObject ? value[rest] : undefined, wanted)
-          }),
-        )
-        const { found } = only(
-          await rowsOf<{ found: boolean[] | null }>(
-            db,
-            sql`select json_agg(coalesce(one::jsonb @@ ${metadataPath(given)}::text::jsonpath, false) order by at) as found
+      fc.asyncProperty(
+        fc.array(metadata, { minLength: 5, maxLength: 20 }),
+        filter,
+        async (all, given) => {
+          const byHand = all.map((one) =>
+            Object.entries(given).every(([path, wanted]) => {
+              const [first = '', rest] = path.split(/\.(?=name$)/)
+              const value = one[first]
+              if (rest === undefined) return holds(value, wanted)
+              const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+              return holds(isObject ? value[rest] : undefined, wanted)
+            }),
+          )
+          const { found } = only(
+            await rowsOf<{ found: boolean[] | null }>(
+              db,
+              sql`select json_agg(coalesce(one::jsonb @@ ${metadataPath(given)}::text::jsonpath, false) order by at) as found
               from json_array_elements(${JSON.stringify(all)}::text::json) with ordinality e (one, at)`,
-          ),
-        )
-        matched += byHand.filter(Boolean).length
-        expect(found ?? []).toEqual(byHand)
-      }),
+            ),
+          )
+          matched += byHand.filter(Boolean).length
+          expect(found ?? []).toEqual(byHand)
+        },
+      ),
       { numRuns: 300, endOnFailure: true },
     )
     expect(matched).toBeGreaterThan(20)

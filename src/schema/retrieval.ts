@@ -8,11 +8,12 @@ import { chunks, embeddings, language, spaces } from './search.ts'
  * of the query's text, so that each query is planned for what it really filters.
  */
 const filterParameters = sql.raw(
-  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath',
+  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text',
 )
-const filterTypes = 'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath'
+const filterTypes =
+  'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text'
 const filterArguments = sql.raw(
-  'source_types, source_ids, project, category, owner, since, until, metadata',
+  'source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id',
 )
 const chunkFilters = sql.raw(`
     case when source_ids is not null then ' and c.source_id = any($5)' else '' end ||
@@ -21,7 +22,8 @@ const chunkFilters = sql.raw(`
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end ||
-    case when metadata is not null then ' and c.metadata @@ $11' else '' end`)
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end ||
+    case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end`)
 const typeFilter = sql.raw(
   `case when source_types is not null then ' and c.source_type = any($4)' else '' end`,
 )
@@ -101,8 +103,8 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $12 + 1),
-       nearest as (select * from slice order by distance, chunk_id limit $13)
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+       nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)
       into counted, chunk_ids, distances
@@ -113,7 +115,7 @@ begin
     execute format(
       'with nearest as (
          select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-         from %2$s order by distance, e.chunk_id limit $12)
+         from %2$s order by distance, e.chunk_id limit $14)
        select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
       into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
   end if;
@@ -130,7 +132,7 @@ begin
          (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
        from %3$s
        order by e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)
-       limit $12)
+       limit $14)
        select array_agg(n.chunk_id order by distance, chunk_id), array_agg(n.distance order by distance, chunk_id)
        from near n', dims, op, slice)
       into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
@@ -142,7 +144,7 @@ begin
         execute format(
           'with nearest as (
              select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-             from %2$s order by distance, e.chunk_id limit $12)
+             from %2$s order by distance, e.chunk_id limit $14)
            select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
           into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
       end if;
@@ -190,7 +192,7 @@ begin
     with nearest as (
       select c.id, g.distance from unnest($2, $3) g (id, distance)
       join ${chunks} c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
-      order by g.distance, c.id limit $12)
+      order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$
     into chunk_ids, distances
     using ${scopedOrganization}, ids, away, ${filterArguments}, max_rows;

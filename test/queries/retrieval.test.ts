@@ -83,10 +83,15 @@ async function fuseByHand(
       (types === undefined || types.includes(type)) && (since === undefined || year >= since),
   )
   const pool = Math.max(limit * 4, 40)
+  // At half precision, as what it is compared with.
+  const [asked] = await rowsOf<{ v: string }>(
+    db,
+    sql`select (${JSON.stringify(embedding)}::public.halfvec)::text as v`,
+  )
   const near = passing
     .flatMap(({ id }) => {
       const vector = stored.get(id)
-      return vector ? [{ id, distance: 1 - cosine(vector, embedding) }] : []
+      return vector ? [{ id, distance: 1 - cosine(vector, JSON.parse(asked?.v ?? '')) }] : []
     })
     .sort((a, b) => a.distance - b.distance)
     .slice(0, pool)
