@@ -32,15 +32,15 @@ describe('a context', () => {
       const context = await assembleContext(tenant, { query: 'harbour', budgetTokens: 1_000 })
 
       expect(context.passages.map(({ sourceId, positions }) => [sourceId, ...positions])).toEqual([
-        ['b', 0, 0],
         ['a', 0, 1],
         ['a', 3, 3],
+        ['b', 0, 0],
       ])
       expect(context.text).toBe(
-        '[1] harbours\n\n[2] Of the harbour at night. The harbour has lights.\n\n[3] A harbour once more.',
+        '[1] Of the harbour at night. The harbour has lights.\n\n[2] A harbour once more.\n\n[3] harbours',
       )
       expect(context.totalTokens).toBe(Math.ceil(context.text.length / 4))
-      expect(context.passages[1]?.chunkIds).toHaveLength(2)
+      expect(context.passages[0]?.chunkIds).toHaveLength(2)
 
       // The chunk between comes along if it is asked for: all of the source is one passage then.
       const { text } = await assembleContext(tenant, {
