@@ -365,8 +365,7 @@ function checkRanking({ weights, diversity, recency }: SearchOptions) {
 }
 
 function givenArguments(near: Required<SearchOptions>['near']): SQL {
-  const records = JSON.stringify(near.map(({ chunkId: id, distance }) => ({ id, distance })))
-  const all = (column: string) =>
-    sql`(select array_agg(${sql.raw(column)}) from json_to_recordset(${records}::text::json) as g (id uuid, distance float8))`
-  return sql`${all('id')}, ${all('distance')}`
+  const [ids, distances] = [near.map((one) => one.chunkId), near.map((one) => one.distance)]
+  return sql`array(select json_array_elements_text(${JSON.stringify(ids)}::text::json)::uuid),
+    array(select json_array_elements_text(${JSON.stringify(distances)}::text::json)::float8)`
 }
