@@ -25,6 +25,16 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export {
+  type EmbedFunction,
+  type ListEmbeddingJobsOptions,
+  listEmbeddingJobs,
+  type RunEmbeddingJobsOptions,
+  type RunProgress,
+  retryDeadJobs,
+  runEmbeddingJobs,
+} from './embedding-jobs.ts'
+export * from './filling.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
 export {

@@ -83,7 +83,7 @@ begin
     perform 1 from ${embeddingJobs} j
       join ${organizations} o on o.id = j.organization_id and o.archived_at is null
       where j.space_id = space and j.status = 'pending' and j.organization_id = organization
-        and j.due_at <= now() and (j.leased_until is null or j.leased_until <= now())
+        and j.due_at <= now()::timestamptz(3) and (j.leased_until is null or j.leased_until <= now())
       limit 1;
     if found then
       return next organization;
