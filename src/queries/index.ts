@@ -8,6 +8,7 @@ export {
 export * from './activity-buffer.ts'
 export * from './ai.ts'
 export * from './chunks.ts'
+export * from './comparison.ts'
 export {
   type ListUsageOptions,
   listUsage,
@@ -25,6 +26,7 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export * from './drift.ts'
 export {
   type EmbedFunction,
   type ListEmbeddingJobsOptions,
