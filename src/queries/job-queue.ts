@@ -8,7 +8,7 @@ import type { Tenant } from '../tenant.ts'
 const ENQUEUE_BATCH = 5_000
 
 /** From so many failures on a job is done alone, so that one bad text does not sink its batch. */
-export const APART = 2
+const APART = 2
 
 /** A job is tried again after 2, 4, 8 … seconds, and never later than after this. */
 const LONGEST_DELAY_S = 900
