@@ -65,11 +65,12 @@ export async function buildSpaceIndex(
 ): Promise<BuiltSpaceIndex> {
   const { maintenanceMemory = '256MB', parallelWorkers, maxWaitMs = 3_600_000, signal } = options
   checkText('maintenanceMemory', maintenanceMemory, { max: 20 })
-  if (!/^[1-9]\d*(MB|GB)$/.test(maintenanceMemory)) {
+  if (!/^[1-9]\d{0,5}(MB|GB)$/.test(maintenanceMemory)) {
     throw new ValidationError('maintenanceMemory', 'must be a size such as 512MB or 2GB')
   }
   if (parallelWorkers !== undefined) checkInteger('parallelWorkers', parallelWorkers, { max: 64 })
   checkInteger('maxWaitMs', maxWaitMs, { max: 86_400_000 })
+  await checkMemory(db, maintenanceMemory)
   const space = await getSpace(db, id)
   const started = performance.now()
   const settings = {
@@ -93,6 +94,18 @@ export async function buildSpaceIndex(
     }
   })
   return { built, durationMs: Math.round(performance.now() - started) }
+}
+
+/** What the server takes depends on what it was built for. */
+async function checkMemory(db: Database, memory: string): Promise<void> {
+  const { isTooMuch } = only(
+    await rowsOf<{ isTooMuch: boolean }>(
+      db,
+      sql`select pg_size_bytes(${memory}) > max_val::bigint * 1024 as "isTooMuch"
+        from pg_catalog.pg_settings where name = 'maintenance_work_mem'`,
+    ),
+  )
+  if (isTooMuch) throw new ValidationError('maintenanceMemory', 'is more than the server takes')
 }
 
 const lockOf = ({ id }: Space) => sql`hashtextextended(${`plinth.space_index ${id}`}, 0)`

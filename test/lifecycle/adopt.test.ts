@@ -132,8 +132,9 @@ describe('adoptVectors', () => {
   })
 
   test('counts what it cannot take', async ({ db }) => {
-    const { scope, options } = await setup(db, { rows: 1, type: 'real[]' })
+    const { space, scope, options } = await setup(db, { rows: 1, type: 'real[]' })
     const { organizationId } = scope
+    const { purpose } = space
     const bad: [string | null, string | null, string | null][] = [
       [organizationId, 'a', '{1,2,3}'],
       [organizationId, 'a', '{}'],
@@ -155,7 +156,7 @@ describe('adoptVectors', () => {
         values (${100 + at}, ${org}::uuid, ${body}::text, ${vec}::text::real[])`)
     }
     await inTenant(db, scope, (tenant) =>
-      indexSource(tenant, { sourceType: 'item', sourceId: '1', text: 'another' }),
+      indexSource(tenant, { sourceType: 'item', sourceId: '1', text: 'another', purpose }),
     )
 
     expect(await adoptVectors(db, options)).toMatchObject({

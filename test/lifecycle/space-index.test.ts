@@ -102,6 +102,7 @@ describe('buildSpaceIndex', () => {
     const { space } = await setup(owner, 1)
     for (const options of [
       { maintenanceMemory: '1kB' },
+      { maintenanceMemory: '999999GB' },
       { maintenanceMemory: "1MB'; drop table x" },
       { parallelWorkers: -1 },
       { maxWaitMs: -1 },

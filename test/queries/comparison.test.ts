@@ -73,6 +73,12 @@ describe('compareSpaces', () => {
     expect((await compare({ k: 1 })).queries).toMatchObject([{ overlap: 0, tau: -1 }])
   })
 
+  test('puts what one has not found behind all that it has', async ({ db }) => {
+    const { compare } = await setup(db, 'abcd', 'abdc')
+    // Old a b c, new a b d: all pairs agree but that of c and d.
+    expect((await compare({ k: 3 })).queries[0]?.tau).toBeCloseTo(4 / 6, 6)
+  })
+
   test('counts ties as tau-b does', async ({ db }) => {
     const { compare } = await setup(db, 'abcd', 'cdab')
     // Old a b, new c d; places 0 1 2 2 and 2 2 0 1. Of six pairs one is tied in each; four disagree.
