@@ -16,6 +16,10 @@ export const notFound = sql`raise exception 'space % not found', space
 /** That a vector is of what its chunk says now. One whose content is not known is taken for it. */
 const isCurrent = sql`(e.chunk_id is not null and (e.content_hash is null or e.content_hash = c.content_hash))`
 
+// The ends of all organizations. Bounds and not `or`: a cached plan would look at every row for that.
+const FIRST = sql.raw(`'00000000-0000-0000-0000-000000000000'::uuid`)
+const LAST = sql.raw(`'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid`)
+
 /** Joins `embeddings e` to `chunks c`, in a function with the parameter `space`. */
 export const vectorOfChunk = sql`e.organization_id = c.organization_id and e.space_id = space and e.chunk_id = c.id`
 
@@ -70,15 +74,17 @@ const dueOrganizations = managedFunction(
 create or replace function search.due_organizations(space uuid, among uuid[], after uuid, max_rows integer)
 returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  organization uuid := after;
+  organization uuid := coalesce(after, ${FIRST});
   given integer := 0;
 begin
   while given < max_rows loop
-    select j.organization_id into organization from ${embeddingJobs} j
-      where j.space_id = space and j.status = 'pending'
-        and (organization is null or j.organization_id > organization)
-        and (among is null or j.organization_id = any(among))
-      order by j.organization_id limit 1;
+    if among is null then
+      select j.organization_id into organization from ${embeddingJobs} j
+        where j.space_id = space and j.status = 'pending' and j.organization_id > organization
+        order by j.organization_id limit 1;
+    else
+      select id into organization from unnest(among) id where id > organization order by id limit 1;
+    end if;
     exit when not found;
     perform 1 from ${embeddingJobs} j
       join ${organizations} o on o.id = j.organization_id and o.archived_at is null
@@ -116,9 +122,9 @@ begin
   return query
     with batch as materialized (
       select c.organization_id, c.id, c.content_hash, c.purpose from ${chunks} c
-      where (organization is null or c.organization_id = organization)
-        and (after_organization is null
-          or (c.organization_id, c.id) > (after_organization, after_chunk))
+      where (c.organization_id, c.id) > (
+          coalesce(after_organization, organization, ${FIRST}), coalesce(after_chunk, ${FIRST}))
+        and c.organization_id <= coalesce(organization, ${LAST})
       order by c.organization_id, c.id limit max_rows
       for key share skip locked
     ), made as (
@@ -159,13 +165,15 @@ begin
       from ${chunks} c
       join ${organizations} o on o.id = c.organization_id and o.archived_at is null
       left join ${embeddings} e on ${vectorOfChunk}
-      where c.purpose = its_purpose and (organization is null or c.organization_id = organization)
+      where c.purpose = its_purpose
+        and c.organization_id between coalesce(organization, ${FIRST}) and coalesce(organization, ${LAST})
     ), queued as (
       select count(*) filter (where j.status = 'pending') as pending,
         count(*) filter (where j.status = 'dead') as dead
       from ${embeddingJobs} j
       join ${organizations} o on o.id = j.organization_id and o.archived_at is null
-      where j.space_id = space and (organization is null or j.organization_id = organization)
+      where j.space_id = space
+        and j.organization_id between coalesce(organization, ${FIRST}) and coalesce(organization, ${LAST})
     )
     select v.total, v.embedded, v.total - v.embedded, q.pending, q.dead from covered v, queued q;
 end $$`,
