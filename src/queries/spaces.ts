@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { and, asc, eq, gt, sql } from 'drizzle-orm'
+import { and, asc, eq, gt, is, sql } from 'drizzle-orm'
+import { PgAsyncTransaction } from 'drizzle-orm/pg-core'
 import { type Database, mapErrors, only, rowsOf, run } from '../database.ts'
 import { LockError, NotFoundError } from '../errors.ts'
 import {
@@ -239,7 +240,7 @@ const DROP_PAUSE_MS = 500
  * Drops a space with all its vectors, by dropping its partition: at once, however many they are.
  *
  * That takes a lock which those who search wait for. It is waited for half a second at a time, and tried
- * again for up to 40 seconds.
+ * again for up to 40 seconds; within a transaction not again.
  *
  * @throws {SpaceError} `active` for the active one; `in_use` while a namespace of another engine is of it.
  * @throws {LockError} if it was in use all the time; call it again. @throws {NotFoundError}
@@ -247,6 +248,8 @@ const DROP_PAUSE_MS = 500
  */
 export async function dropSpace(db: Database, id: string): Promise<void> {
   checkUuid('id', id)
+  // What the transaction has locked before would be held all the while, and no deadlock be seen.
+  const attempts = is(db, PgAsyncTransaction) ? 1 : DROP_ATTEMPTS
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await mapErrors(() =>
@@ -255,7 +258,7 @@ export async function dropSpace(db: Database, id: string): Promise<void> {
         }),
       )
     } catch (error) {
-      if (!(error instanceof LockError) || attempt === DROP_ATTEMPTS) throw error
+      if (!(error instanceof LockError) || attempt === attempts) throw error
       await pause(DROP_PAUSE_MS)
     }
   }

@@ -12,7 +12,7 @@ import type { Tenant } from '../../src/tenant.ts'
 import { inTenant } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { makeScope } from '../../src/testing/factories.ts'
-import { owner, root, url } from '../support/database.ts'
+import { owner, root, url } from '../support/own-database.ts'
 
 const test = base.extend<{ db: Database }>({
   // biome-ignore lint/correctness/noEmptyPattern: Vitest reads the fixture's dependencies from this pattern

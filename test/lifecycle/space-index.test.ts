@@ -9,7 +9,7 @@ import type { Space } from '../../src/schema/search.ts'
 import { inTenant } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { makeScope, unitVector } from '../../src/testing/factories.ts'
-import { adminUrl, owner, root, test, url } from '../support/database.ts'
+import { adminUrl, owner, root, test, url } from '../support/own-database.ts'
 
 const DIMENSIONS = 64
 

@@ -9,7 +9,7 @@ import { createSpace } from '../../src/queries/spaces.ts'
 import { inTenant } from '../../src/tenant.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { makeChunk } from '../../src/testing/search.ts'
-import { test } from '../support/database.ts'
+import { test } from '../support/own-database.ts'
 
 const CONTENTS = ['a', 'b', 'c', 'd']
 

@@ -11,7 +11,7 @@ import { asService, inTenant } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { makeChunk, makeEmbedding, makeSpace } from '../../src/testing/search.ts'
-import { owner, test } from '../support/database.ts'
+import { owner, test } from '../support/own-database.ts'
 
 const model = hashingModel({ dimensions: 16 })
 

@@ -24,7 +24,7 @@ import { asService, inTenant, type Scope } from '../../src/tenant.ts'
 import { makeModelPrice } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { makeChunk, makeSpace } from '../../src/testing/search.ts'
-import { root, test, url } from '../support/database.ts'
+import { root, test, url } from '../support/own-database.ts'
 
 const DIMENSIONS = 32
 const identity = { provider: 'plinth', model: `hashing-${DIMENSIONS}`, dimensions: DIMENSIONS }

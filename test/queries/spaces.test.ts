@@ -24,7 +24,7 @@ import { inTenant, type Scope } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { makeNamespace } from '../../src/testing/search.ts'
-import { root, test, url } from '../support/database.ts'
+import { root, test, url } from '../support/own-database.ts'
 
 const model = hashingModel({ dimensions: 16 })
 const cut = { chunkSize: 50, chunkOverlap: 0 }
@@ -187,40 +187,41 @@ describe('retireSpace', () => {
   })
 })
 
+// Committed: what a transaction has locked, another test would wait for, and it for them.
 describe('dropSpace', () => {
-  test('leaves nothing of it', async ({ db }) => {
-    const { purpose, scope, old, next } = await setup(db)
-    await fillSpace(db, { space: next, model })
-    await activateSpace(db, next.id)
-    await index(db, scope, purpose, 'beta')
+  test('leaves nothing of it', async () => {
+    const { purpose, scope, old, next } = await setup(root)
+    await fillSpace(root, { space: next, model })
+    await activateSpace(root, next.id)
+    await index(root, scope, purpose, 'beta')
 
-    await dropSpace(db, old.id)
+    await dropSpace(root, old.id)
 
-    await expect(getSpace(db, old.id)).rejects.toBeInstanceOf(NotFoundError)
-    expect(await partitionOf(db, old)).toEqual([])
-    const left = await inTenant(db, scope, (tenant) =>
+    await expect(getSpace(root, old.id)).rejects.toBeInstanceOf(NotFoundError)
+    expect(await partitionOf(root, old)).toEqual([])
+    const left = await inTenant(root, scope, (tenant) =>
       rowsOf<{ id: string }>(
         tenant.db,
         sql`select space_id as id from search.embeddings union all select space_id from search.embedding_jobs`,
       ),
     )
     expect(new Set(left.map(({ id }) => id))).toEqual(new Set([next.id]))
-    await expect(db.transaction((tx) => dropSpace(tx, old.id))).rejects.toBeInstanceOf(
+    await expect(root.transaction((tx) => dropSpace(tx, old.id))).rejects.toBeInstanceOf(
       NotFoundError,
     )
   })
 
-  test('refuses the active one, and one with vectors elsewhere', async ({ db }) => {
-    const { old, next } = await setup(db)
-    await makeNamespace(db, { spaceId: next.id })
+  test('refuses the active one, and one with vectors elsewhere', async () => {
+    const { old, next } = await setup(root)
+    await makeNamespace(root, { spaceId: next.id })
     const refused = (space: Space, reason: string) =>
-      expect(db.transaction((tx) => dropSpace(tx, space.id))).rejects.toMatchObject({ reason })
+      expect(root.transaction((tx) => dropSpace(tx, space.id))).rejects.toMatchObject({ reason })
 
     await refused(old, 'active')
     await refused(next, 'in_use')
-    await retireSpace(db, old.id)
-    await dropSpace(db, old.id)
-    expect(await statusOf(db, next)).toBe('building')
+    await retireSpace(root, old.id)
+    await dropSpace(root, old.id)
+    expect(await statusOf(root, next)).toBe('building')
   })
 
   test.skipIf(!url)('waits for who searches, shortly and again', async () => {
