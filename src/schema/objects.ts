@@ -3,6 +3,7 @@ import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
 import { identityObjects } from './identity.ts'
 import type { ManagedObject } from './managed.ts'
+import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
@@ -15,6 +16,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...identityObjects,
   ...searchObjects,
   ...retrievalObjects,
+  ...offloadingObjects,
   ...costsObjects,
   ...activityObjects,
   ...aiObjects,
