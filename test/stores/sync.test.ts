@@ -18,7 +18,7 @@ import type { VectorStore } from '../../src/stores/vector-store.ts'
 import { asService, inTenant, type Scope } from '../../src/tenant.ts'
 import { makeScope, unitVector } from '../../src/testing/factories.ts'
 import { makeEmbedding, makeSpace } from '../../src/testing/search.ts'
-import { test } from '../support/database.ts'
+import { adminUrl, root, test } from '../support/database.ts'
 import { freshName, makeNamespaceIn, STORES } from '../support/stores.ts'
 
 const fill = (db: Database, scope: Scope, space: Space, count: number) =>
@@ -276,6 +276,33 @@ describe('namespaces', () => {
 
     await expect(syncNamespace(db, { namespace: namespace.id, store })).rejects.toMatchObject({
       ...{ name: 'ValidationError', argument: 'store' },
+    })
+  })
+})
+
+describe.skipIf(!adminUrl)('several at once', () => {
+  test('send each vector once', async () => {
+    const store = await (STORES.lancedb as () => Promise<VectorStore>)()
+    const space = await makeSpace(root)
+    const namespace = await makeNamespaceIn(root, { space, store })
+    await fill(root, await makeScope(root), space, 40)
+    const sent: string[] = []
+    const watched: VectorStore = {
+      ...store,
+      upsert: async (name, records, call) => {
+        sent.push(...records.map(({ id }) => id))
+        await store.upsert(name, records, call)
+      },
+    }
+    const run = () => syncNamespace(root, { namespace: namespace.id, store: watched, batchSize: 3 })
+
+    const results = await Promise.all([run(), run(), run()])
+
+    expect(results.reduce((sum, { upserted }) => sum + upserted, 0)).toBe(40)
+    expect(results.filter(({ upserted }) => upserted > 0).length).toBeGreaterThan(1)
+    expect([sent.length, new Set(sent).size]).toEqual([40, 40])
+    expect(await reconcileNamespace(root, { namespace: namespace.id, store })).toMatchObject({
+      isInSync: true,
     })
   })
 })
