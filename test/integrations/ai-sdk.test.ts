@@ -8,7 +8,7 @@ import { search } from '../../src/queries/search.ts'
 import { indexSource } from '../../src/queries/sources.ts'
 import { listUsage } from '../../src/queries/usage.ts'
 import { inTenant, type Scope } from '../../src/tenant.ts'
-import { makeScope, unitVector } from '../../src/testing/factories.ts'
+import { joinScope, makeScope, unitVector } from '../../src/testing/factories.ts'
 import { makeSpace } from '../../src/testing/search.ts'
 import { test } from '../support/database.ts'
 
@@ -115,11 +115,12 @@ describe('meteredModel', () => {
   })
 
   test('keeps a failing ledger from aborting the transaction of its tenant', async ({ db }) => {
-    const scope = await makeScope(db)
-    await inTenant(db, scope, async (tenant) => {
+    const owner = await makeScope(db)
+    // A member may not record in another one's name.
+    await inTenant(db, await joinScope(db, owner), async (tenant) => {
       const failures: unknown[] = []
       const model = meteredModel(makeModel(), {
-        ...{ ledger: { tenant }, projectId: 'no uuid', onLedgerError: (e) => failures.push(e) },
+        ...{ ledger: { tenant }, userId: owner.userId, onLedgerError: (e) => failures.push(e) },
       })
       const values = ['a', 'b', 'c', 'd', 'e']
       expect((await embedMany({ model, values })).embeddings).toHaveLength(5)
