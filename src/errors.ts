@@ -214,6 +214,21 @@ export class MissingPackageError extends PlinthError {
   }
 }
 
+/** Another engine that holds vectors did not do what it was asked to. The vectors here are as they were. */
+export class StoreError extends PlinthError {
+  override readonly name = 'StoreError'
+  /** As the VectorStore names itself. */
+  readonly store: string
+  /** It was not reached, did not answer in time, or did not take what it was given. */
+  readonly kind: 'unavailable' | 'timeout' | 'refused'
+
+  constructor(store: string, kind: StoreError['kind'], message: string, options?: ErrorOptions) {
+    super(`${store}: ${message}`, options)
+    this.store = store
+    this.kind = kind
+  }
+}
+
 /** A migration that cannot be made or applied as it is. The message says how to mend it. */
 export class MigrationError extends PlinthError {
   override readonly name = 'MigrationError'

@@ -46,6 +46,7 @@ const SHARED = [
   'index',
   'managed',
   'objects',
+  'offloading',
   'partitions',
   'policies',
   'retrieval',
@@ -67,6 +68,8 @@ describe('the floors', () => {
     'src/testing/': /^src\/(schema\/|queries\/|migrations\/|testing\/|[a-z]+\.ts$)/,
     'src/doctor/': /^src\/(schema\/|queries\/|migrations\/|doctor\/|[a-z]+\.ts$)/,
     'src/lifecycle/': /^src\/(schema\/|queries\/|migrations\/|lifecycle\/|[a-z]+\.ts$)/,
+    'src/stores/': /^src\/(schema\/|queries\/|stores\/|[a-z]+\.ts$)/,
+    'src/integrations/': /^src\/(schema\/|queries\/|integrations\/|[a-z]+\.ts$)/,
     'src/cli/': /^src\/(?!testing\/)/,
   }
 
@@ -291,7 +294,7 @@ describe('docstrings', () => {
     }))
 
   const documented = sources.filter((file) =>
-    /^src\/(queries|migrations)\/|^src\/\w+\.ts$/.test(file),
+    /^src\/(queries|migrations|stores|integrations)\/|^src\/\w+\.ts$/.test(file),
   )
   test.each(documented)('%s says what each function and class is for', (file) => {
     const silent = declarations(file)

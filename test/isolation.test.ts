@@ -438,6 +438,8 @@ describe('functions', () => {
     'identity.uuid_v7()',
     'search.terms(search.language,text)',
     'search.query_terms(search.language,text)',
+    // Counts, of what belongs to no organization, and says that it has.
+    'search.count_queries(uuid,integer)',
   ]
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/

@@ -55,6 +55,25 @@ export {
   transferOwnership,
 } from './members.ts'
 export {
+  type CreateNamespaceOptions,
+  createNamespace,
+  getNamespace,
+  type ListNamespacesOptions,
+  listNamespaces,
+  type NamespaceDrift,
+  namespaceDrift,
+  removeNamespace,
+} from './namespaces.ts'
+export {
+  type ClaimedPlacement,
+  type ClaimPlacementsOptions,
+  claimPlacements,
+  type PlacementOutcome,
+  type RefreshedPlacements,
+  refreshPlacements,
+  settlePlacements,
+} from './placements.ts'
+export {
   type ApplicablePrice,
   type ClosePriceOptions,
   type CostLine,

@@ -4,6 +4,7 @@ import { costsObjects } from './costs.ts'
 import { driftObjects } from './drift.ts'
 import { identityObjects } from './identity.ts'
 import type { ManagedObject } from './managed.ts'
+import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
@@ -19,6 +20,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...retrievalObjects,
   ...spaceObjects,
   ...driftObjects,
+  ...offloadingObjects,
   ...costsObjects,
   ...activityObjects,
   ...aiObjects,

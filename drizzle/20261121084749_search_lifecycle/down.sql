@@ -28,6 +28,21 @@ drop function if exists identity.granted_role(uuid, uuid);
 -- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
 drop function if exists partitions.create_months(text, text, timestamptz, timestamptz);
 --> statement-breakpoint
+-- managed: function search.count_queries(uuid, integer)
+drop function if exists search.count_queries(uuid, integer);
+--> statement-breakpoint
+-- managed: function search.unplaced_vectors(uuid, json)
+drop function if exists search.unplaced_vectors(uuid, json);
+--> statement-breakpoint
+-- managed: function search.sample_placements(uuid, integer)
+drop function if exists search.sample_placements(uuid, integer);
+--> statement-breakpoint
+-- managed: function search.namespace_drift(uuid)
+drop function if exists search.namespace_drift(uuid);
+--> statement-breakpoint
+-- managed: function search.offloading_organizations(uuid, uuid, integer)
+drop function if exists search.offloading_organizations(uuid, uuid, integer);
+--> statement-breakpoint
 -- managed: function search.repair_embeddings(uuid)
 drop function if exists search.repair_embeddings(uuid);
 --> statement-breakpoint

@@ -837,6 +837,110 @@ revoke execute on function search.repair_embeddings(uuid) from public;
 -- managed: grant search.repair_embeddings(uuid) to plinth_platform
 grant execute on function search.repair_embeddings(uuid) to plinth_platform;
 --> statement-breakpoint
+-- managed: function search.offloading_organizations(uuid, uuid, integer)
+create or replace function search.offloading_organizations(namespace uuid, after uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select o.id from "identity"."organizations" o
+    where o.archived_at is null and (after is null or o.id > after)
+      and (exists (select from "search"."placements" p where p.organization_id = o.id and p.namespace_id = namespace)
+        or exists (select from "search"."embeddings" e join "search"."namespaces" n on n.space_id = e.space_id
+          where e.organization_id = o.id and n.id = namespace))
+    order by o.id limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: function search.namespace_drift(uuid)
+create or replace function search.namespace_drift(namespace uuid)
+returns table (local bigint, placed bigint, pending bigint, deleting bigint, dead bigint, missing bigint, stale bigint)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  space uuid;
+begin
+  select n.space_id into space from "search"."namespaces" n where n.id = namespace;
+  select count(p.synced_hash), count(*) filter (where p.status = 'pending'),
+      count(*) filter (where p.status = 'deleting'), count(*) filter (where p.status = 'dead')
+    into placed, pending, deleting, dead
+    from "search"."placements" p where p.namespace_id = namespace;
+  select count(*), count(*) filter (where o.archived_at is null and p.chunk_id is null),
+      count(*) filter (where o.archived_at is null and p.status = 'synced'
+        and p.synced_hash is distinct from sha256(public.halfvec_send(e.embedding)))
+    into local, missing, stale
+    from "search"."embeddings" e join "identity"."organizations" o on o.id = e.organization_id
+    left join "search"."placements" p on p.organization_id = e.organization_id and p.namespace_id = namespace
+      and p.chunk_id = e.chunk_id
+    where e.space_id = space;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: function search.sample_placements(uuid, integer)
+create or replace function search.sample_placements(namespace uuid, max_rows integer)
+returns table (organization_id uuid, chunk_id uuid)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select p.organization_id, p.chunk_id
+    from "search"."placements" p join "identity"."organizations" o on o.id = p.organization_id
+    where p.namespace_id = namespace and p.status = 'synced' and o.archived_at is null
+    order by random() limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: function search.unplaced_vectors(uuid, json)
+create or replace function search.unplaced_vectors(namespace uuid, keys json)
+returns table (organization_id uuid, chunk_id uuid, is_known boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select k."organizationId", k.id,
+      exists (select from "identity"."organizations" o where o.id = k."organizationId" and o.archived_at is null)
+    from json_to_recordset(keys) as k ("organizationId" uuid, id uuid)
+    where not exists (select from "search"."placements" p where p.organization_id = k."organizationId"
+      and p.namespace_id = namespace and p.chunk_id = k.id);
+end $$;
+--> statement-breakpoint
+-- managed: function search.count_queries(uuid, integer)
+create or replace function search.count_queries(namespace uuid, times integer)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if nullif(current_setting('plinth.organization_id', true), '')::uuid is null or times not between 1 and 1000000 then
+    return false;
+  end if;
+  update "search"."namespaces" n set queries = n.queries + times, last_used_at = now()
+    where n.id = any(array(select u.id from "search"."namespaces" u where u.id = namespace
+      for update skip locked));
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: grant search.offloading_organizations(uuid, uuid, integer)
+revoke execute on function search.offloading_organizations(uuid, uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.offloading_organizations(uuid, uuid, integer) to plinth_platform
+grant execute on function search.offloading_organizations(uuid, uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.namespace_drift(uuid)
+revoke execute on function search.namespace_drift(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.namespace_drift(uuid) to plinth_platform
+grant execute on function search.namespace_drift(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.sample_placements(uuid, integer)
+revoke execute on function search.sample_placements(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.sample_placements(uuid, integer) to plinth_platform
+grant execute on function search.sample_placements(uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.unplaced_vectors(uuid, json)
+revoke execute on function search.unplaced_vectors(uuid, json) from public;
+--> statement-breakpoint
+-- managed: grant search.unplaced_vectors(uuid, json) to plinth_platform
+grant execute on function search.unplaced_vectors(uuid, json) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.count_queries(uuid, integer)
+revoke execute on function search.count_queries(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.count_queries(uuid, integer) to plinth_app
+grant execute on function search.count_queries(uuid, integer) to plinth_app;
+--> statement-breakpoint
 -- managed: grant ai
 grant usage on schema "ai" to plinth_app;
 --> statement-breakpoint
