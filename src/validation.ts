@@ -78,6 +78,21 @@ export function checkInteger(
   }
 }
 
+/** Checks a number, whole or not; any finite one unless said. */
+export function checkNumber(
+  argument: string,
+  value: unknown,
+  { min = -Number.MAX_VALUE, max = Number.MAX_VALUE }: NumberBounds = {},
+): asserts value is number {
+  // NaN is in no range.
+  if (typeof value !== 'number' || !(value >= min && value <= max)) {
+    throw new ValidationError(
+      argument,
+      `must be a number from ${min} to ${max}, not ${shown(value)}`,
+    )
+  }
+}
+
 /** Checks how many rows are asked for. */
 export const checkLimit = (value: unknown, max: number): void =>
   checkInteger('limit', value, { min: 1, max })

@@ -25,6 +25,7 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export type { SearchFilters } from './filters.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
 export {
@@ -56,6 +57,7 @@ export {
   type UsageCounts,
 } from './prices.ts'
 export * from './search.ts'
+export { type ListSearchesOptions, listSearches } from './searches.ts'
 export {
   type IndexedSource,
   type IndexSourceOptions,

@@ -1,49 +1,34 @@
-import { and, eq, type SQL, sql } from 'drizzle-orm'
-import { isBefore, rowsOf, run } from '../database.ts'
+import { type SQL, sql } from 'drizzle-orm'
+import { rowsOf } from '../database.ts'
 import { vectorText } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
-import {
-  chunks,
-  embeddings,
-  type SearchMode,
-  type SearchRecord,
-  type Space,
-  searches,
-  searchMode,
-} from '../schema/search.ts'
+import { chunks, embeddings, type SearchMode, type Space, searchMode } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import {
-  checkInstant,
+  checkInteger,
+  checkItem,
   checkLimit,
   checkList,
+  checkNumber,
   checkOneOf,
   checkText,
   checkUuid,
   checkVector,
 } from '../validation.ts'
+import { checkFilters, filterArguments, givenFilters, type SearchFilters } from './filters.ts'
+import { recordSearch } from './searches.ts'
 
 const MAX_RESULTS = 200
+const MAX_GIVEN = 20_000
 
 /** Of reciprocal rank fusion: how little the first rank counts above the second (Cormack et al. 2009). */
 const RRF_K = 60
 
-/** Each arm of a hybrid search is asked for more than the answer has: what both have found comes first. */
+/** What the answer is chosen among: more than it has, since what both arms have found comes first. */
 const candidatesFor = (limit: number) => Math.max(limit * 4, 40)
 
-/** Which chunks are looked at; all that the member may see unless said. */
-export interface SearchFilters {
-  sourceTypes?: readonly string[]
-  sourceIds?: readonly string[]
-  projectId?: string
-  categoryId?: string
-  ownerId?: string
-  /** By when the source was written or said; `until` is exclusive. */
-  since?: Date
-  until?: Date
-}
-
 export interface SearchOptions extends SearchFilters {
-  /** As typed into a search box: words, "phrases", or, -exclusions. */
+  /** As typed into a search box: words, "phrases", or, -exclusions, and the beginnings of wor*. */
   query?: string
   /** What the query means, by the model of `space`; see `embedTexts`. */
   embedding?: readonly number[]
@@ -52,8 +37,32 @@ export interface SearchOptions extends SearchFilters {
   mode?: SearchMode
   /** Up to 200. */
   limit?: number
+  /** How much each arm of a hybrid search counts; 1 and 1 unless said. */
+  weights?: { vector?: number; text?: number }
+  /**
+   * From 0 to 1: how much a match that is like a better one is put back, by maximal marginal relevance;
+   * 0 unless said. With an embedding only.
+   */
+  diversity?: number
+  /**
+   * Lets scores fall with age: by half of `weight` (0 to 1; 0.5 unless said) in each half-life, so that of
+   * a score with weight 1 nothing is left in the end.
+   */
+  recency?: { halfLifeDays: number; weight?: number }
+  /**
+   * How many vectors the index may look at. Where that is too few, the answer is short and `truncated`;
+   * unless said, it is completed by a scan.
+   */
+  maxScan?: number
+  /**
+   * What another engine has found nearest, in place of this database's vectors: up to 20,000, shown and
+   * filtered by the same rules.
+   */
+  near?: readonly { chunkId: string; distance: number }[]
   /** Adds `snippet`: the part of the content that has the words of the query, and which they are. */
   snippets?: boolean
+  /** Adds how the answer was found, and how long that took. */
+  explain?: boolean
   /** Appends to the log of searches, which `readInTenant` cannot. */
   record?: boolean
 }
@@ -74,7 +83,7 @@ export interface SearchMatch {
   metadata: Record<string, unknown>
   ownerId: string | null
   occurredAt: Date
-  /** By which the matches are ordered; comparable within one search only. */
+  /** By which the matches are ordered, but for `diversity`; comparable within one search only. */
   score: number
   /**
    * Cosine similarity, from -1 to 1; 1 / (1 + distance) for l2; the inner product itself. Null for a
@@ -87,19 +96,42 @@ export interface SearchMatch {
   snippet?: SnippetPart[]
 }
 
+/** How an arm of a search has found what it found. */
+export interface SearchArm {
+  /**
+   * Of vectors: `exact` for a scan of the slice, `index`, both if the index had too few, or `given`. Of
+   * text: `words`, `similar words` if there were none, or null for a query without a word that means anything.
+   */
+  plan: 'exact' | 'index' | 'index, then exact' | 'given' | 'words' | 'similar words' | null
+  /** How many it has found, of which the answer is a part. */
+  found: number
+  /** How large the slice is, as far as it was counted; null where nothing depends on it. */
+  counted: number | null
+  tookMs: number
+}
+
+export interface SearchExplanation {
+  vector?: SearchArm
+  text?: SearchArm
+  /** With the way to the database and back. */
+  tookMs: number
+}
+
 export interface SearchResult {
   /** Best first. */
   matches: SearchMatch[]
-  /** Whether there may be nearer ones that were not looked at: only where `maxScan` says how far to look. */
+  /** Whether `maxScan` has ended the search before as many were found as were asked for. */
   truncated: boolean
+  explain?: SearchExplanation
 }
 
 /**
- * Searches the organization's chunks by meaning, by words, or both. Best first.
+ * Searches the organization's chunks by meaning, by words, or both. Best first; the same score in the order
+ * in which the chunks were made.
  *
- * Right for a tenant of any size: see `search.nearest_chunks`. Both arms and their fusion by reciprocal
- * rank are one statement. As many matches as `limit` asks for come back while as many chunks pass the
- * filters, in a search with an embedding.
+ * Right for a tenant of any size: see `search.nearest_chunks`. Both arms and their fusion by weighted
+ * reciprocal rank are one statement. As many matches as `limit` asks for come back while as many chunks pass
+ * the filters, in a search with an embedding. Text that no chunk has the words of finds words that look alike.
  *
  * @throws {ValidationError} also for an embedding that is not of the space.
  * @throws {NotFoundError} for a space that does not exist.
@@ -108,82 +140,148 @@ export interface SearchResult {
 export async function search(tenant: Tenant, options: SearchOptions): Promise<SearchResult> {
   const started = performance.now()
   const mode = checkSearch(options)
-  const { limit = 10, record = false, snippets = false } = options
-  const query = mode === 'vector' ? undefined : options.query
-  const vector =
-    mode !== 'text' && options.space && options.embedding
-      ? { space: options.space, text: vectorText(options.embedding) }
-      : undefined
-  const candidates = mode === 'hybrid' ? candidatesFor(limit) : limit
-  const filters = filterArguments(options)
-
-  const arms: SQL[] = [
-    vector
-      ? sql`select chunk_id, distance, row_number() over (order by distance, chunk_id) as rank
-          from search.nearest_chunks(${vector.space.id}, ${vector.text}::public.halfvec, ${candidates}, ${filters})`
-      : sql`select null::uuid as chunk_id, null::float8 as distance, null::bigint as rank where false`,
-    query === undefined
-      ? sql`select null::uuid as chunk_id, null::bigint as rank where false`
-      : sql`select chunk_id, row_number() over (order by rank desc, chunk_id) as rank
-          from search.matching_chunks(${query}, ${candidates}, ${filters})`,
-  ]
-  const snippet =
-    snippets && options.query !== undefined
-      ? sql`, ts_headline('english', left(c.content, ${HEADLINE_LENGTH}::integer),
-          websearch_to_tsquery('english', left(${options.query}, ${HEADLINE_QUERY}::integer)),
-          ${HEADLINE}) as snippet`
-      : sql``
-  const distance = vector
-    ? sql`coalesce(f.distance, e.embedding operator(public.${OPERATORS[vector.space.distance]}) ${vector.text}::public.halfvec)`
-    : sql`null::float8`
-  // Of what only the words have found, the similarity is computed from the stored vector.
-  const stored = vector
-    ? sql`left join ${embeddings} e on f.distance is null and e.organization_id = c.organization_id
-        and e.space_id = ${vector.space.id} and e.chunk_id = c.id`
-    : sql``
-  const rows = await rowsOf<FoundRow>(
-    tenant.db,
-    sql`
-      with near as (${arms[0]}), matching as (${arms[1]}),
-      fused as (
-        select coalesce(n.chunk_id, m.chunk_id) as chunk_id, n.distance,
-          n.rank as vector_rank, m.rank as text_rank,
-          coalesce(1.0 / (${RRF_K}::integer + n.rank), 0) + coalesce(1.0 / (${RRF_K}::integer + m.rank), 0) as score
-        from near n full join matching m on m.chunk_id = n.chunk_id
-        order by score desc, chunk_id limit ${limit}
-      )
-      select c.id as "chunkId", c.source_type as "sourceType", c.source_id as "sourceId", c.position,
-        c.content, c.metadata, c.owner_id as "ownerId", c.occurred_at as "occurredAt",
-        f.score::float8 as score, (${distance})::float8 as distance,
-        f.vector_rank::integer as "vectorRank", f.text_rank::integer as "textRank"${snippet}
-      from fused f
-      join ${chunks} c on c.organization_id = ${tenant.organizationId} and c.id = f.chunk_id
-      ${stored}
-      order by f.score desc, c.id`,
-  )
-  const matches = rows.map(({ distance, snippet, ...row }) => ({
-    ...row,
-    ...(snippet !== undefined && { snippet: partsOf(snippet) }),
-    occurredAt: new Date(row.occurredAt),
-    similarity: distance === null || !vector ? null : SIMILARITY[vector.space.distance](distance),
-  }))
-  if (record) {
+  const rows = await rowsOf<FoundRow>(tenant.db, searchQuery(tenant, options, mode))
+  const tookMs = performance.now() - started
+  const [first] = rows
+  const matches = rows.flatMap((row) => matchOf(row, options) ?? [])
+  const result: SearchResult = { matches, truncated: first?.arms.vector?.truncated ?? false }
+  if (options.explain) {
+    const { vector, text } = first?.arms ?? {}
+    const arm = ({ truncated: _, ...found }: FoundArm): SearchArm => found
+    result.explain = {
+      ...(vector && { vector: arm(vector) }),
+      ...(text && { text: arm(text) }),
+      tookMs,
+    }
+  }
+  if (options.record) {
     await recordSearch(tenant, {
       mode,
       query: options.query ?? null,
-      spaceId: vector?.space.id ?? null,
-      filters: JSON.parse(JSON.stringify(givenFilters(options))),
+      spaceId: mode === 'text' ? null : (options.space?.id ?? null),
+      filters: givenFilters(options),
       resultCount: matches.length,
       topSimilarity: matches[0]?.similarity ?? null,
-      latencyMs: Math.round(performance.now() - started),
+      latencyMs: Math.round(tookMs),
     })
   }
-  return { matches, truncated: false }
+  return result
 }
 
-interface FoundRow extends Omit<SearchMatch, 'similarity' | 'snippet'> {
+/** The two arms, their fusion, and the chunks, as one statement. It has a row even if nothing is found. */
+function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): SQL {
+  const { limit = 10, weights = {}, recency, snippets = false, explain = false } = options
+  const diversity = mode === 'text' ? 0 : (options.diversity ?? 0)
+  const isChosen = mode === 'hybrid' || recency !== undefined || diversity > 0
+  const candidates = isChosen ? candidatesFor(limit) : limit
+  const filters = filterArguments(options)
+  const vector =
+    mode === 'text' || !options.space || !options.embedding
+      ? undefined
+      : { ...options.space, text: sql`${vectorText(options.embedding)}::public.halfvec` }
+
+  const arms = {
+    vector: !vector
+      ? NO_ARM
+      : options.near
+        ? sql`search.given_chunks(${givenArguments(options.near)}, ${candidates}, ${filters}, ${explain})`
+        : sql`search.nearest_chunks(${vector.id}, ${vector.text}, ${candidates}, ${filters},
+            ${options.maxScan ?? null}::integer, ${explain})`,
+    text:
+      mode === 'vector'
+        ? NO_ARM
+        : sql`search.matching_chunks(${options.query}, ${candidates}, ${filters}, ${explain})`,
+  }
+  const described = (name: 'vector' | 'text') =>
+    arms[name] === NO_ARM
+      ? sql`null`
+      : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
+          'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
+
+  const score = recency
+    ? sql`f.score * (1 - ${recency.weight ?? 0.5}::float8 * (1 - 0.5 ^ (greatest(0, extract(epoch from
+        now() - c.occurred_at)) / 86400 / ${recency.halfLifeDays}::float8)))`
+    : sql`f.score`
+  const dated = recency
+    ? sql`join ${chunks} c on c.organization_id = ${tenant.organizationId} and c.id = f.chunk_id`
+    : sql``
+  const best = diversity
+    ? sql`select s.*, d.place from search.diverse_chunks(${vector?.id}::uuid,
+          (select array_agg(chunk_id order by score desc, chunk_id) from scored),
+          (select array_agg(score order by score desc, chunk_id) from scored), ${diversity}::float8, ${limit}) d
+        join scored s on s.chunk_id = d.chunk_id`
+    : sql`select *, null::integer as place from scored order by score desc, chunk_id limit ${limit}`
+
+  const snippet =
+    snippets && options.query !== undefined
+      ? sql`ts_headline(c.language::text::regconfig, left(c.content, ${HEADLINE_LENGTH}::integer),
+          search.query_terms(c.language, left(${options.query}, ${HEADLINE_QUERY}::integer)), ${HEADLINE})`
+      : sql`null`
+  const distance = vector
+    ? sql`coalesce(b.distance, e.embedding operator(public.${OPERATORS[vector.distance]}) ${vector.text})`
+    : sql`null`
+  // Of what only the words have found, the similarity is computed from the stored vector.
+  const stored = vector
+    ? sql`left join ${embeddings} e on b.distance is null and e.organization_id = c.organization_id
+        and e.space_id = ${vector.id} and e.chunk_id = c.id`
+    : sql``
+  return sql`
+    with vector_arm as materialized (select * from ${arms.vector}),
+    text_arm as materialized (select * from ${arms.text}),
+    near as (
+      select u.* from vector_arm a, unnest(a.chunk_ids, a.distances) with ordinality u (chunk_id, distance, rank)),
+    matching as (
+      select u.* from text_arm a, unnest(a.chunk_ids) with ordinality u (chunk_id, rank)),
+    fused as (
+      select coalesce(n.chunk_id, m.chunk_id) as chunk_id, n.distance, n.rank as vector_rank, m.rank as text_rank,
+        coalesce(${weights.vector ?? 1}::float8 / (${RRF_K}::integer + n.rank), 0)
+          + coalesce(${weights.text ?? 1}::float8 / (${RRF_K}::integer + m.rank), 0) as score
+      from near n full join matching m on m.chunk_id = n.chunk_id),
+    scored as (
+      select f.chunk_id, f.distance, f.vector_rank, f.text_rank, ${score} as score from fused f ${dated}
+      order by score desc, chunk_id limit ${diversity ? MAX_DIVERSE : limit}),
+    best as (${best}),
+    found as (
+      select c.id as "chunkId", c.source_type as "sourceType", c.source_id as "sourceId", c.position,
+        c.content, c.metadata, c.owner_id as "ownerId", c.occurred_at as "occurredAt",
+        b.score::float8 as score, (${distance})::float8 as distance,
+        b.vector_rank::integer as "vectorRank", b.text_rank::integer as "textRank", ${snippet} as snippet, b.place
+      from best b
+      join ${chunks} c on c.organization_id = ${tenant.organizationId} and c.id = b.chunk_id
+      ${stored})
+    select json_build_object('vector', ${described('vector')}, 'text', ${described('text')}) as arms, found.*
+    from (select) as one left join found on true
+    order by found.place, found.score desc, found."chunkId"`
+}
+
+const NO_ARM = sql`(select null::uuid[] as chunk_ids, null::float8[] as distances, null::real[] as ranks)`
+
+/** What is chosen among for diversity: each choice looks at all that are left. */
+const MAX_DIVERSE = 400
+
+type FoundArm = SearchArm & { truncated: boolean }
+
+interface FoundRow extends Omit<SearchMatch, 'similarity' | 'snippet' | 'chunkId'> {
+  arms: { vector: FoundArm | null; text: FoundArm | null }
+  /** Null in the one row of an answer without a match. */
+  chunkId: string | null
   distance: number | null
-  snippet?: string
+  snippet: string | null
+  place: number | null
+}
+
+function matchOf(
+  { arms: _arms, place: _place, chunkId, distance, snippet, occurredAt, ...row }: FoundRow,
+  { space }: SearchOptions,
+): SearchMatch | undefined {
+  if (chunkId === null) return
+  return {
+    chunkId,
+    ...row,
+    ...(snippet !== null && { snippet: partsOf(snippet) }),
+    occurredAt: new Date(occurredAt),
+    similarity: distance === null || !space ? null : SIMILARITY[space.distance](distance),
+  }
 }
 
 /** Around the words: two characters for private use, which mean nothing in a text. */
@@ -214,7 +312,7 @@ const SIMILARITY: Record<Space['distance'], (distance: number) => number> = {
 
 /** Checks all that a search is given, and says which kind it is. */
 function checkSearch(options: SearchOptions): SearchMode {
-  const { query, embedding, space, limit = 10 } = options
+  const { query, embedding, space, limit = 10, maxScan, near } = options
   checkLimit(limit, MAX_RESULTS)
   if (query !== undefined) checkText('query', query, { max: 10_000 })
   if (embedding !== undefined) {
@@ -223,6 +321,17 @@ function checkSearch(options: SearchOptions): SearchMode {
     checkVector('embedding', embedding, space.dimensions)
   }
   checkFilters(options)
+  checkRanking(options)
+  if (maxScan !== undefined) checkInteger('maxScan', maxScan, { min: 1, max: 10_000_000 })
+  if (near !== undefined) {
+    checkList('near', near, { max: MAX_GIVEN })
+    for (const [at, one] of near.entries()) {
+      checkItem(`near[${at}]`, one, () => {
+        checkUuid('chunkId', one.chunkId)
+        checkNumber('distance', one.distance)
+      })
+    }
+  }
   const given = query === undefined ? 'vector' : embedding === undefined ? 'text' : 'hybrid'
   const mode = options.mode ?? given
   checkOneOf('mode', mode, searchMode.enumValues)
@@ -232,86 +341,30 @@ function checkSearch(options: SearchOptions): SearchMode {
   if (mode !== 'text' && embedding === undefined) {
     throw new ValidationError('embedding', `must be given for a ${mode} search`)
   }
+  if (mode === 'text' && options.diversity) {
+    throw new ValidationError(
+      'diversity',
+      'needs an embedding, and a search that is not by text alone',
+    )
+  }
   return mode
 }
 
-function checkFilters({ projectId, categoryId, ownerId, since, until, ...lists }: SearchFilters) {
-  for (const name of ['sourceTypes', 'sourceIds'] as const) {
-    const list = lists[name]
-    if (list === undefined) continue
-    checkList(name, list, { min: 1 })
-    for (const [at, item] of list.entries()) checkText(`${name}[${at}]`, item)
+function checkRanking({ weights, diversity, recency }: SearchOptions) {
+  for (const name of ['vector', 'text'] as const) {
+    const weight = weights?.[name]
+    if (weight !== undefined) checkNumber(`weights.${name}`, weight, { min: 0, max: 1_000 })
   }
-  for (const [name, id] of Object.entries({ projectId, categoryId, ownerId })) {
-    if (id !== undefined) checkUuid(name, id)
-  }
-  if (since !== undefined) checkInstant('since', since)
-  if (until !== undefined) checkInstant('until', until)
+  if (diversity !== undefined) checkNumber('diversity', diversity, { min: 0, max: 1 })
+  if (recency === undefined) return
+  checkNumber('recency.halfLifeDays', recency.halfLifeDays, { min: 0.001, max: 100_000 })
+  if (recency.weight !== undefined)
+    checkNumber('recency.weight', recency.weight, { min: 0, max: 1 })
 }
 
-const givenFilters = (options: SearchFilters): SearchFilters => {
-  const { sourceTypes, sourceIds, projectId, categoryId, ownerId, since, until } = options
-  return { sourceTypes, sourceIds, projectId, categoryId, ownerId, since, until }
-}
-
-/** The filters in the order in which both functions of the database take them. */
-function filterArguments(options: SearchFilters): SQL {
-  const list = (items: readonly string[] | undefined) =>
-    items === undefined
-      ? sql`null::text[]`
-      : sql`array(select json_array_elements_text(${JSON.stringify(items)}::text::json))`
-  return sql.join(
-    [
-      list(options.sourceTypes),
-      list(options.sourceIds),
-      sql`${options.projectId ?? null}::uuid`,
-      sql`${options.categoryId ?? null}::uuid`,
-      sql`${options.ownerId ?? null}::uuid`,
-      sql`${options.since?.toISOString() ?? null}::timestamptz`,
-      sql`${options.until?.toISOString() ?? null}::timestamptz`,
-    ],
-    sql`, `,
-  )
-}
-
-type NewSearch = Omit<typeof searches.$inferInsert, 'organizationId' | 'userId'>
-
-/** Appends to the log of searches; `search` does, when asked. */
-async function recordSearch({ db, organizationId, userId }: Tenant, entry: NewSearch) {
-  await run(db.insert(searches).values({ ...entry, organizationId, userId }))
-}
-
-export interface ListSearchesOptions {
-  since?: Date
-  /** The last search of the previous page. */
-  after?: Pick<SearchRecord, 'occurredAt' | 'id'>
-  /** Up to 500. */
-  limit?: number
-}
-
-/** Lists the recorded searches, newest first: the member's own, for admins all. @throws {ValidationError} */
-export async function listSearches(
-  { db, organizationId }: Tenant,
-  { since, after, limit = 50 }: ListSearchesOptions = {},
-): Promise<SearchRecord[]> {
-  if (since !== undefined) checkInstant('since', since)
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
-  checkLimit(limit, 500)
-  return run(
-    db
-      .select()
-      .from(searches)
-      .where(
-        and(
-          eq(searches.organizationId, organizationId),
-          since ? sql`${searches.occurredAt} >= ${since.toISOString()}` : undefined,
-          after ? isBefore(searches.occurredAt, searches.id, after) : undefined,
-        ),
-      )
-      .orderBy(sql`${searches.occurredAt} desc, ${searches.id} desc`)
-      .limit(limit),
-  )
+function givenArguments(near: Required<SearchOptions>['near']): SQL {
+  const records = JSON.stringify(near.map(({ chunkId: id, distance }) => ({ id, distance })))
+  const all = (column: string) =>
+    sql`(select array_agg(${sql.raw(column)}) from json_to_recordset(${records}::text::json) as g (id uuid, distance float8))`
+  return sql`${all('id')}, ${all('distance')}`
 }

@@ -1,62 +1,89 @@
 import { sql } from 'drizzle-orm'
 import { managedExecute, managedFunction } from './managed.ts'
 import { isVisible, scopedOrganization } from './policies.ts'
-import { chunks, embeddings, spaces } from './search.ts'
+import { chunks, embeddings, language, spaces } from './search.ts'
 
 /**
- * The filters that both arms of a search take; null filters nothing. A filter that is null is left out
+ * The filters that every arm of a search takes; null filters nothing. A filter that is null is left out
  * of the query's text, so that each query is planned for what it really filters.
  */
 const filterParameters = sql.raw(
-  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz',
+  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath',
 )
-const filterTypes = 'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz'
-const filterArguments = sql.raw('source_types, source_ids, project, category, owner, since, until')
+const filterTypes = 'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath'
+const filterArguments = sql.raw(
+  'source_types, source_ids, project, category, owner, since, until, metadata',
+)
 const chunkFilters = sql.raw(`
     case when source_ids is not null then ' and c.source_id = any($5)' else '' end ||
     case when project is not null then ' and c.project_id = $6' else '' end ||
     case when category is not null then ' and c.category_id = $7' else '' end ||
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
-    case when until is not null then ' and c.occurred_at < $10' else '' end`)
+    case when until is not null then ' and c.occurred_at < $10' else '' end ||
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end`)
+const typeFilter = sql.raw(
+  `case when source_types is not null then ' and c.source_type = any($4)' else '' end`,
+)
 
-const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, ${filterTypes})`
+/** What an arm answers, in one row: the chunks, best first, and how they were found. */
+const arm = (measure: string) =>
+  sql.raw(
+    `chunk_ids uuid[], ${measure}, plan text, counted integer, truncated boolean, took_ms float8`,
+  )
+
+/** In milliseconds; null unless asked for, as an answer is to be the same each time. */
+const tookMs = sql.raw(
+  `case when timed then extract(epoch from clock_timestamp() - began) * 1000 end`,
+)
+
+const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, ${filterTypes}, integer, boolean)`
 
 /**
  * The chunks nearest to a vector, nearest first, never fewer than asked for while as many match.
  *
- * Up to spaces.exact_rows rows of the slice are scanned, which is exact and there the faster way. Of a
- * larger slice the HNSW index is asked, which may pass over some of the nearest; if it comes back with
- * too few, the slice is scanned after all. The scan orders by the uncast column, which no index has.
- * Dynamic SQL: a cached generic plan would decide the recall. SET LOCAL, as on a Citus shard nothing
- * else arrives; hence not STABLE. The two settings stay for the rest of the transaction.
+ * A slice of up to spaces.exact_rows rows is scanned, which is exact and there the faster way. Of a larger
+ * one the HNSW index is asked, which may pass over some of the nearest; if it comes back with too few, the
+ * slice is scanned after all. Where the slice is so thin in the whole space that the index would have to
+ * look at more than hnsw.max_scan_tuples, it is scanned at once. With `max_scan` the index looks at no more
+ * than that, and nothing is scanned afterwards: the answer may be short, and says so.
+ *
+ * The exact scan orders by the uncast column, which no index has. Dynamic SQL: a cached generic plan would
+ * decide the recall. SET LOCAL, as on a Citus shard nothing else arrives; hence not STABLE. The settings
+ * stay for the rest of the transaction.
  */
 const nearestChunks = managedFunction(
   nearestSignature,
   sql`
 create or replace function search.nearest_chunks(
-  space uuid, query public.halfvec, max_rows integer, ${filterParameters})
-returns table (chunk_id uuid, distance float8) language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+  space uuid, query public.halfvec, max_rows integer, ${filterParameters}, max_scan integer, timed boolean)
+returns table (${arm('distances float8[]')})
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
+  began timestamptz := clock_timestamp();
   organization uuid := ${scopedOrganization};
   dims integer;
-  exact_rows integer;
+  bound integer;
   op text;
   filters text := ${chunkFilters};
   slice text;
-  is_large boolean;
-  ids uuid[];
-  distances float8[];
 begin
-  select s.dimensions, s.exact_rows,
+  -- How large a slice has to be: at 20,000 looked at, it fills max_rows from then on.
+  select s.dimensions, greatest(s.exact_rows, least(1e9,
+        coalesce(c.reltuples, 0)::float8 * max_rows / coalesce(max_scan, 20000)))::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
-    into dims, exact_rows, op from ${spaces} s where s.id = space;
+    into dims, bound, op from ${spaces} s
+    left join pg_class c on c.relname = 'embeddings_' || replace(s.id::text, '-', '') and c.relkind = 'r'
+    where s.id = space;
   if not found then
     raise exception 'space % not found', space
       using errcode = 'no_data_found', detail = 'space', hint = space::text;
   elsif public.vector_dims(query) <> dims then
     raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
       using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
+  end if;
+  if max_scan is not null then
+    bound := (select s.exact_rows from ${spaces} s where s.id = space);
   end if;
   slice := '${embeddings} e'
     || case when filters = '' then ''
@@ -65,33 +92,58 @@ begin
     || case when source_types is not null then ' and e.source_type = any($4)' else '' end
     || filters;
 
-  if filters = '' and source_types is null then
-    is_large := search.exceeds(space, exact_rows);
+  plan := 'exact';
+  truncated := false;
+  if filters <> '' or source_types is not null then
+    -- One scan counts the slice, and is the answer if the slice is small.
+    execute format(
+      'with slice as materialized (
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $12 + 1),
+       nearest as (select * from slice order by distance, chunk_id limit $13)
+       select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
+      op, slice)
+      into counted, chunk_ids, distances
+      using organization, space, query, ${filterArguments}, bound, max_rows;
+  elsif search.exceeds(space, bound) then
+    counted := bound + 1;
   else
-    execute 'select exists (select 1 from ' || slice || ' offset $11 limit 1)'
-      into is_large using organization, space, query, ${filterArguments}, exact_rows;
+    execute format(
+      'with nearest as (
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
+         from %2$s order by distance, e.chunk_id limit $12)
+       select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
+      into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
   end if;
 
-  if is_large then
+  if counted > bound then
+    plan := 'index';
     set local hnsw.iterative_scan = 'relaxed_order';
     set local hnsw.ef_search = 200;
+    execute format('set local hnsw.max_scan_tuples = %s', coalesce(max_scan, 20000));
     execute format(
-      'select array_agg(near.chunk_id), array_agg(near.distance) from (select e.chunk_id,
+      'with near as materialized (select e.chunk_id,
          (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
        from %3$s
        order by e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)
-       limit $11) as near', dims, op, slice)
-      into ids, distances using organization, space, query, ${filterArguments}, max_rows;
+       limit $12)
+       select array_agg(n.chunk_id order by distance, chunk_id), array_agg(n.distance order by distance, chunk_id)
+       from near n', dims, op, slice)
+      into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
+    if coalesce(cardinality(chunk_ids), 0) < max_rows then
+      truncated := max_scan is not null;
+      if not truncated then
+        plan := 'index, then exact';
+        execute format(
+          'with nearest as (
+             select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
+             from %2$s order by distance, e.chunk_id limit $12)
+           select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
+          into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
+      end if;
+    end if;
   end if;
-
-  if cardinality(ids) >= max_rows then
-    return query select * from unnest(ids, distances) as near (id, away) order by away, id;
-  else
-    return query execute format(
-      'select e.chunk_id, (e.embedding operator(public.%1$s) $3) as distance
-       from %2$s order by distance, e.chunk_id limit $11', op, slice)
-      using organization, space, query, ${filterArguments}, max_rows;
-  end if;
+  took_ms := ${tookMs};
+  return next;
 end $$`,
 )
 
@@ -114,35 +166,188 @@ begin
 end $$`,
 )
 
-const matchingSignature = `search.matching_chunks(text, integer, ${filterTypes})`
+const givenSignature = `search.given_chunks(uuid[], float8[], integer, ${filterTypes}, boolean)`
+
+/** Those of the chunks that another engine has found, nearest first, that exist, may be seen and pass. */
+const givenChunks = managedFunction(
+  givenSignature,
+  sql`
+create or replace function search.given_chunks(
+  ids uuid[], away float8[], max_rows integer, ${filterParameters}, timed boolean)
+returns table (${arm('distances float8[]')})
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  began timestamptz := clock_timestamp();
+  filters text := ${typeFilter} || ${chunkFilters};
+begin
+  execute $query$
+    with nearest as (
+      select c.id, g.distance from unnest($2, $3) g (id, distance)
+      join ${chunks} c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
+      order by g.distance, c.id limit $12)
+    select array_agg(n.id), array_agg(n.distance) from nearest n $query$
+    into chunk_ids, distances
+    using ${scopedOrganization}, ids, away, ${filterArguments}, max_rows;
+  plan := 'given';
+  counted := cardinality(ids);
+  truncated := false;
+  took_ms := ${tookMs};
+  return next;
+end $$`,
+)
 
 /**
- * The chunks that contain the words of a query as typed into a search box, best first.
+ * A query as typed into a search box, by the rules of a language: words, "phrases", or, -exclusions, and
+ * the beginnings of wor*.
+ */
+const queryTerms = managedFunction(
+  'search.query_terms(search.language, text)',
+  sql`
+create or replace function search.query_terms(language ${language}, query text)
+returns tsquery language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  config regconfig := language::text::regconfig;
+  beginning constant text := '(^|\\s)(-?)([^-\\s"*()&|!:<>''\\\\][^\\s"*()&|!:<>''\\\\]*)\\*(?=\\s|$)';
+  terms tsquery := websearch_to_tsquery(config, regexp_replace(query, beginning, '\\1', 'g'));
+  part text[];
+  prefix tsquery;
+begin
+  for part in select regexp_matches(query, beginning, 'g') loop
+    prefix := to_tsquery(config, '''' || part[3] || ''':*');
+    if numnode(prefix) > 0 then
+      prefix := case when part[2] = '-' then !! prefix else prefix end;
+      terms := case when numnode(terms) = 0 then prefix else terms && prefix end;
+    end if;
+  end loop;
+  return terms;
+end $$`,
+)
+
+const matchingSignature = `search.matching_chunks(text, integer, ${filterTypes}, boolean)`
+
+/**
+ * The chunks that contain the words of a query, each by the rules of its own language, best first; if there
+ * are none, those with words that look like them.
  *
- * SECURITY DEFINER, with the policy's own condition in it: @@ is not leakproof, so that under row level
- * security Postgres would not use the GIN index.
+ * SECURITY DEFINER, with the policy's own condition in it: neither @@ nor %> is leakproof, so that under row
+ * level security Postgres would not use the GIN indexes.
  */
 const matchingChunks = managedFunction(
   matchingSignature,
   sql`
-create or replace function search.matching_chunks(query text, max_rows integer, ${filterParameters})
-returns table (chunk_id uuid, rank real) language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp as $$
+create or replace function search.matching_chunks(query text, max_rows integer, ${filterParameters}, timed boolean)
+returns table (${arm('ranks real[]')})
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  terms tsquery := websearch_to_tsquery('english', query);
-  filters text := case when source_types is not null then ' and c.source_type = any($4)' else '' end ||
-    ${chunkFilters};
+  began timestamptz := clock_timestamp();
+  organization uuid := ${scopedOrganization};
+  filters text := ${typeFilter} || ${chunkFilters};
+  spoken ${language};
+  languages ${language}[] := '{}';
+  terms tsquery;
+  conditions text[] := '{}';
+  ranking text := '';
+  alike text;
 begin
-  if numnode(terms) = 0 then
-    return;
+  truncated := false;
+  -- One step of the index a language.
+  loop
+    select c.language into spoken from ${chunks} c
+      where c.organization_id = organization and (spoken is null or c.language > spoken)
+      order by c.language limit 1;
+    exit when not found;
+    languages := languages || spoken;
+  end loop;
+  foreach spoken in array languages loop
+    terms := search.query_terms(spoken, query);
+    if numnode(terms) > 0 then
+      conditions := conditions || format('(c.terms @@ %L::tsquery%s)', terms,
+        case when cardinality(languages) > 1 then format(' and c.language = %L', spoken) else '' end);
+      ranking := ranking || format(' when c.language = %L then ts_rank(c.terms, %L::tsquery, 1)', spoken, terms);
+    end if;
+  end loop;
+  if cardinality(conditions) > 0 then
+    plan := 'words';
+    -- 1: a rank is divided by 1 + the logarithm of the length, or long chunks would always win.
+    execute $query$
+      with found as (
+        select c.id, (case $query$ || ranking || $query$ end) as rank from ${chunks} c
+        where c.organization_id = $1 and ($query$ || array_to_string(conditions, ' or ') || $query$)
+          and ${isVisible(sql`c.owner_id`, sql`c.visibility`)} $query$ || filters || $query$
+        order by rank desc, c.id limit $3)
+      select array_agg(f.id), array_agg(f.rank) from found f $query$
+      into chunk_ids, ranks using organization, query, max_rows, ${filterArguments};
+    if chunk_ids is null then
+      -- Of the words that mean something, and are not excluded, each has to look like one of the chunk's.
+      select string_agg(format(' and c.content operator(public.%%>) %L', w.word), ''),
+          string_agg(format('public.word_similarity(%L, c.content)', w.word), ' + ')
+        into alike, ranking
+        from (select distinct word from regexp_split_to_table(
+            lower(regexp_replace(query, '(^|\s)-\S+', ' ', 'g')), '[^[:alnum:]]+') word
+          where length(word) >= 3 and exists (select from unnest(languages) l
+            where numnode(search.query_terms(l, word)) > 0) limit 8) w;
+      if alike is not null then
+        plan := 'similar words';
+        set local pg_trgm.word_similarity_threshold = 0.5;
+        execute $query$
+          with found as (
+            select c.id, ($query$ || ranking || $query$)::real as rank from ${chunks} c
+            where c.organization_id = $1 $query$ || alike || $query$
+              and ${isVisible(sql`c.owner_id`, sql`c.visibility`)} $query$ || filters || $query$
+            order by rank desc, c.id limit $3)
+          select array_agg(f.id), array_agg(f.rank) from found f $query$
+          into chunk_ids, ranks using organization, query, max_rows, ${filterArguments};
+      end if;
+    end if;
   end if;
-  -- 1: a rank is divided by 1 + the logarithm of the length, or long chunks would always win.
-  return query execute $query$
-    select c.id, ts_rank(c.terms, $2, 1) as rank from ${chunks} c
-    where c.organization_id = $1 and c.terms @@ $2
-      and ${isVisible(sql`c.owner_id`, sql`c.visibility`)} $query$ || filters || $query$
-    order by rank desc, c.id limit $3 $query$
-    using ${scopedOrganization}, terms, max_rows, ${filterArguments};
+  counted := coalesce(cardinality(chunk_ids), 0);
+  took_ms := ${tookMs};
+  return next;
+end $$`,
+)
+
+const diverseSignature = 'search.diverse_chunks(uuid, uuid[], float8[], float8, integer)'
+
+/**
+ * Chooses among candidates by maximal marginal relevance (Carbonell and Goldstein 1998): each time the one
+ * whose score is high and that is little like those that were chosen. Scores are scaled to 0..1 over all of
+ * them; likeness is the cosine of the vectors, 0 for a chunk without one.
+ */
+const diverseChunks = managedFunction(
+  diverseSignature,
+  sql`
+create or replace function search.diverse_chunks(
+  space uuid, ids uuid[], scores float8[], diversity float8, max_rows integer)
+returns table (chunk_id uuid, place integer)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  vectors public.halfvec[];
+  relevance float8[];
+  -- How like a candidate is to the one of the chosen that it is most like; null once it is chosen itself.
+  likeness float8[] := array_fill(0::float8, array[cardinality(ids)]);
+  chosen integer;
+begin
+  select array_agg(e.embedding order by i.at),
+      array_agg(coalesce((i.score - i.least) / nullif(i.most - i.least, 0), 1) order by i.at)
+    into vectors, relevance
+    from (select u.id, u.score, u.at, min(u.score) over () as least, max(u.score) over () as most
+      from unnest(ids, scores) with ordinality u (id, score, at)) i
+    left join ${embeddings} e on e.organization_id = organization and e.space_id = space and e.chunk_id = i.id;
+  for place in 1 .. least(max_rows, cardinality(ids)) loop
+    select c.at into chosen
+      from unnest(relevance, likeness) with ordinality c (relevance, likeness, at)
+      where c.likeness is not null
+      order by (1 - diversity) * c.relevance - diversity * c.likeness desc, c.at limit 1;
+    diverse_chunks.chunk_id := ids[chosen];
+    diverse_chunks.place := place;
+    return next;
+    likeness[chosen] := null;
+    select array_agg(case when c.likeness is null then null
+        else greatest(c.likeness, coalesce(1 - (c.vector operator(public.<=>) vectors[chosen]), 0)) end order by c.at)
+      into likeness
+      from unnest(vectors, likeness) with ordinality c (vector, likeness, at);
+  end loop;
 end $$`,
 )
 
@@ -150,7 +355,10 @@ end $$`,
 export const retrievalObjects = [
   exceeds,
   nearestChunks,
+  givenChunks,
+  queryTerms,
   matchingChunks,
+  diverseChunks,
   ...managedExecute('search.exceeds(uuid, integer)', 'plinth_app'),
   ...managedExecute(nearestSignature, 'plinth_app'),
   ...managedExecute(matchingSignature, 'plinth_app'),

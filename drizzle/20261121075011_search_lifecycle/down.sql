@@ -1,12 +1,3 @@
--- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
-drop function if exists search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz);
---> statement-breakpoint
--- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
-drop function if exists search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz);
---> statement-breakpoint
--- managed: function search.exceeds(uuid, integer)
-drop function if exists search.exceeds(uuid, integer);
---> statement-breakpoint
 -- managed: function search.create_partition(uuid)
 drop function if exists search.create_partition(uuid);
 --> statement-breakpoint
@@ -39,6 +30,24 @@ drop function if exists identity.granted_role(uuid, uuid);
 --> statement-breakpoint
 -- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
 drop function if exists partitions.create_months(text, text, timestamptz, timestamptz);
+--> statement-breakpoint
+-- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
+drop function if exists search.diverse_chunks(uuid, uuid[], float8[], float8, integer);
+--> statement-breakpoint
+-- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
+drop function if exists search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean);
+--> statement-breakpoint
+-- managed: function search.query_terms(search.language, text)
+drop function if exists search.query_terms(search.language, text);
+--> statement-breakpoint
+-- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
+drop function if exists search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean);
+--> statement-breakpoint
+-- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean)
+drop function if exists search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean);
+--> statement-breakpoint
+-- managed: function search.exceeds(uuid, integer)
+drop function if exists search.exceeds(uuid, integer);
 --> statement-breakpoint
 DROP POLICY "context_logs_select" ON "ai"."context_logs";
 --> statement-breakpoint
