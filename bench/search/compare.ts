@@ -1,0 +1,145 @@
+import postgres from 'postgres'
+import type { Database } from '../../src/database.ts'
+import { search } from '../../src/queries/search.ts'
+import type { Space } from '../../src/schema/search.ts'
+import { readInTenant } from '../../src/tenant.ts'
+import { median } from '../support.ts'
+import type { Question } from './data.ts'
+import type { Found, Peer } from './peers.ts'
+import { mean, ms, p95, printRows, recallOf, times } from './report.ts'
+
+export const LIMIT = 10
+
+/** Somebody who answers questions, with texts and metadata. */
+export interface Contender {
+  name: string
+  search(question: Question): Promise<Found[]>
+}
+
+/** How a contender has answered, question by question. */
+export interface Score {
+  name: string
+  recalls: number[]
+  short: number
+  times: number[]
+}
+
+/** As a user of plinth would: in a scope, under row level security, in one round trip. */
+export const ours = (db: Database, space: Space): Contender => ({
+  name: 'plinth',
+  async search({ slice, vector }) {
+    const [{ matches }] = await readInTenant(db, slice.scope, (tenant) => [
+      search(tenant, { space, embedding: vector, limit: LIMIT }),
+    ])
+    return matches.map(({ chunkId, content, metadata }) => ({
+      id: chunkId,
+      text: content,
+      metadata,
+    }))
+  },
+})
+
+/**
+ * pgvector by hand, without row level security. Without a sort the planner has to take the HNSW index, as it
+ * does where nothing else is indexed; with one it may scan the organization's rows.
+ */
+export function plain(url: string): { contenders: Contender[]; close(): Promise<void> } {
+  const settings = {
+    'pgvector, its HNSW index': { enable_sort: 'off' },
+    'pgvector, iterative scan': { enable_sort: 'off', 'hnsw.iterative_scan': 'relaxed_order' },
+    'pgvector, as it is planned': {},
+  }
+  const clients = Object.entries(settings).map(([name, connection]) => ({
+    name,
+    sql: postgres(url, { max: 1, connection }),
+  }))
+  return {
+    contenders: clients.map(({ name, sql }) => ({
+      name,
+      search: ({ slice, vector }) => sql<Found[]>`
+        select id, content as text, metadata, embedding <=> ${JSON.stringify(vector)}::vector as distance
+        from bench.plain where organization_id = ${slice.scope.organizationId}
+        order by embedding <=> ${JSON.stringify(vector)}::vector limit ${LIMIT}`,
+    })),
+    close: async () => {
+      await Promise.all(clients.map(({ sql }) => sql.end()))
+    },
+  }
+}
+
+export const ofPeers = (peers: readonly Peer[]): Contender[] =>
+  peers.flatMap(({ searches }) =>
+    Object.entries(searches).map(([name, find]) => ({
+      name,
+      search: ({ slice, vector }: Question) => find(slice.scope.organizationId, vector, LIMIT),
+    })),
+  )
+
+/** Asks all contenders each question in turn, so that whatever slows the machine down slows down all. */
+export async function compare(
+  contenders: readonly Contender[],
+  questions: readonly Question[],
+  rounds: number,
+): Promise<Score[]> {
+  const scores = contenders.map(({ name }): Score => ({ name, recalls: [], short: 0, times: [] }))
+  for (let round = -1; round < rounds; round += 1) {
+    for (const question of round < 0 ? questions.slice(0, 8) : questions) {
+      for (const [at, contender] of contenders.entries()) {
+        const score = scores[at]
+        const start = performance.now()
+        const found = await contender.search(question)
+        const took = performance.now() - start
+        if (!score || round < 0) continue
+        score.times.push(took)
+        if (round > 0) continue
+        const complete = found.filter(({ text, metadata }) => text !== '' && metadata)
+        score.recalls.push(
+          recallOf(
+            question.nearest,
+            complete.map(({ id }) => id),
+          ),
+        )
+        if (complete.length < question.nearest.length) score.short += 1
+      }
+    }
+  }
+  return scores
+}
+
+/** By the beginning of a contender's name: how many times faster than it a search is to be (S7). */
+const TARGETS: Record<string, number> = { LangChain: 30, Mastra: 5, LlamaIndex: 3 }
+
+const targetOf = (name: string) =>
+  Object.entries(TARGETS).find(([beginning]) => name.startsWith(beginning))?.[1]
+
+export function printScores(title: string, scores: readonly Score[]): void {
+  const own = median(scores[0]?.times ?? [])
+  printRows(
+    title,
+    ['', 'recall@10', 'short', 'p50 ms', 'p95 ms', 'to ours', 'S7 target'],
+    scores.map(({ name, recalls, short, times: took }) => {
+      const target = targetOf(name)
+      return [
+        name,
+        mean(recalls).toFixed(3),
+        `${short}/${recalls.length}`,
+        ms(median(took)),
+        ms(p95(took)),
+        times(median(took) / own),
+        target === undefined ? '' : `>= x${target}`,
+      ]
+    }),
+  )
+}
+
+/** The scores of several buckets as one. */
+export const together = (buckets: readonly (readonly Score[])[]): Score[] =>
+  (buckets[0] ?? []).map(({ name }, at) => {
+    const parts = buckets.flatMap((scores) => scores[at] ?? [])
+    return {
+      name,
+      recalls: parts.flatMap(({ recalls }) => recalls),
+      short: parts.reduce((sum, { short }) => sum + short, 0),
+      times: parts.flatMap((part) => part.times),
+    }
+  })
