@@ -1,6 +1,6 @@
 import postgres, { type Sql } from 'postgres'
 import { connect, type Database } from '../src/database.ts'
-import { measureArms } from './search/arms.ts'
+import { measureArms, measureAround } from './search/arms.ts'
 import {
   compare,
   ofPeers,
@@ -84,6 +84,8 @@ async function side(url: string, sql: Sql, db: Database, load: Load): Promise<vo
     }
     printScores(`S7: ${dimensions} dimensions, all tenants that were asked`, together(scores))
 
+    const smallest = await makeQuestions(sql, slices.slice(-1), { count: 12, limit: 10 })
+    await measureAround(db, space, smallest, load.questions * 5)
     for (const { members } of bucketsOf(slices)) {
       const questions = await makeQuestions(sql, members.slice(0, 1), {
         count: load.questions,
@@ -107,7 +109,7 @@ function bucketsOf(slices: readonly Slice[]): { name: string; members: Slice[] }
     const range = Number.isFinite(most) ? `of ${least + 1} to ${most}` : `above ${least}`
     const step = Math.ceil(members.length / 10)
     return {
-      name: `${members.length} tenants ${range} rows`,
+      name: `tenants ${range} rows (${members.length})`,
       members: members.filter((_, place) => place % step === 0),
     }
   })

@@ -1,24 +1,35 @@
 import { PGVectorStore } from '@langchain/community/vectorstores/pgvector'
 import pg from 'pg'
 
-/** LangChain's PGVectorStore: its table, its HNSW index, its filter on metadata. */
+const columns = {
+  idColumnName: 'id',
+  vectorColumnName: 'vector',
+  contentColumnName: 'content',
+  metadataColumnName: 'metadata',
+}
+
+/**
+ * LangChain's PGVectorStore: its table and its filter on metadata. With the HNSW index that it builds when it is
+ * told to, and, as it is when it is not, without: on a connection that may not use an index.
+ */
 export async function open({ url, dimensions }) {
-  const pool = new pg.Pool({ connectionString: url })
-  const store = await PGVectorStore.initialize(
-    { embedDocuments: async () => [], embedQuery: async () => [] },
-    {
-      pool,
-      tableName: 'langchain',
-      distanceStrategy: 'cosine',
-      dimensions,
-      columns: {
-        idColumnName: 'id',
-        vectorColumnName: 'vector',
-        contentColumnName: 'content',
-        metadataColumnName: 'metadata',
-      },
-    },
+  const embeddings = { embedDocuments: async () => [], embedQuery: async () => [] }
+  const [store, bare] = await Promise.all(
+    [{}, { options: '-c enable_indexscan=off', skip: true }].map(({ options, skip = false }) =>
+      PGVectorStore.initialize(embeddings, {
+        pool: new pg.Pool({ connectionString: url, options }),
+        tableName: 'langchain',
+        distanceStrategy: 'cosine',
+        dimensions,
+        columns,
+        skipInitializationCheck: skip,
+      }),
+    ),
   )
+  const search = (from) => async (organization, vector, k) => {
+    const found = await from.similaritySearchVectorWithScore(vector, k, { organization })
+    return found.map(([{ id, pageContent, metadata }]) => ({ id, text: pageContent, metadata }))
+  }
   return {
     table: 'public.langchain',
     fill: `
@@ -27,11 +38,9 @@ export async function open({ url, dimensions }) {
       from bench.items`,
     buildIndex: () => store.createHnswIndex({ dimensions }),
     searches: {
-      'LangChain PGVectorStore': async (organization, vector, k) => {
-        const found = await store.similaritySearchVectorWithScore(vector, k, { organization })
-        return found.map(([{ id, pageContent, metadata }]) => ({ id, text: pageContent, metadata }))
-      },
+      'LangChain PGVectorStore, its HNSW index': search(store),
+      'LangChain PGVectorStore, no index': search(bare),
     },
-    close: () => store.end(),
+    close: () => Promise.all([store.end(), bare.end()]),
   }
 }

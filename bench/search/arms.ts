@@ -3,7 +3,7 @@ import { connect, type Database, rowsOf } from '../../src/database.ts'
 import { vectorText } from '../../src/embedding.ts'
 import { search } from '../../src/queries/search.ts'
 import type { Space } from '../../src/schema/search.ts'
-import { inTenant, type Tenant } from '../../src/tenant.ts'
+import { inTenant, readInTenant, type Tenant } from '../../src/tenant.ts'
 import { type Candidates, measureAll, median } from '../support.ts'
 import { LIMIT } from './compare.ts'
 import type { Question } from './data.ts'
@@ -129,6 +129,40 @@ async function hybrid(
     },
     { name: 'two searches, one after the other', medianMs: apart ?? Number.NaN },
   ]
+}
+
+/** What a search costs besides its arm, which is next to nothing in the smallest tenant. */
+export async function measureAround(
+  db: Database,
+  space: Space,
+  questions: readonly Question[],
+  rounds: number,
+): Promise<void> {
+  const [first] = questions
+  if (!first) return
+  const { scope, size } = first.slice
+  const find = (tenant: Tenant, { vector }: Question) =>
+    search(tenant, { space, embedding: vector, limit: LIMIT })
+  const run = { warmup: 20, rounds }
+  const entering = {
+    'a scope, and nothing in it': () =>
+      readInTenant(db, scope, ({ db }) => [db.select({ one: sql`1` }).from(sql`(select) s`)]),
+    'a scope, and the search': (question: Question) =>
+      readInTenant(db, scope, (tenant) => [find(tenant, question)]),
+  }
+  const outer = await measureAll(inTurn(entering, questions), run)
+  const inner = await inTenant(db, scope, async (tenant) => {
+    const [alone] = await measureAll(
+      inTurn({ search: (question) => find(tenant, question) }, questions),
+      run,
+    )
+    return { search: alone?.medianMs, ...(await explained(tenant, space, questions)) }
+  })
+  printRatios(`Around a search: ${size} rows of a tenant, ${space.dimensions} dimensions`, [
+    { name: 'the arm, in the database', medianMs: inner.armMs },
+    { name: 'the search, in an open scope', medianMs: inner.search ?? Number.NaN },
+    ...outer,
+  ])
 }
 
 /** Each candidate goes through the questions at its own pace. */
