@@ -101,7 +101,12 @@ describe('the floors', () => {
     'invitations → identity',
     'invitations → members',
     'chunks → sources',
+    'context → ai',
+    'context → filters',
+    'context → search',
     'search → filters',
+    'similar → search',
+    'similar → sources',
     'search → searches',
   ]
 

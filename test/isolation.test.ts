@@ -497,7 +497,7 @@ describe('functions', () => {
         for (const statement of plant) await rowsOf(tx, statement)
         return rowsOf(
           tx,
-          sql`select search.matching_chunks('word', 5, null, null, null, null, null, null, null, null, null)`,
+          sql`select search.matching_chunks('word', 5, null, null, null, null, null, null, null, null, null, null, null)`,
         )
       })
       expect(refused).toBeUndefined()
@@ -649,7 +649,7 @@ describe('strings', () => {
       const matched = await inTenant(db, scope, ({ db: tx }) =>
         rowsOf(
           tx,
-          sql`select * from search.matching_chunks(${text}, 10, array[${text}], array[${text}], null, null, null, null, null, null, null)`,
+          sql`select * from search.matching_chunks(${text}, 10, array[${text}], array[${text}], null, null, null, null, null, null, ${text}, ${text}, null)`,
         ),
       )
       const role = await rollback(db, async (tx) => {

@@ -13,6 +13,8 @@ export interface SearchFilters {
   since?: Date
   until?: Date
   metadata?: MetadataFilter
+  /** A source that is left out. */
+  except?: { sourceType: string; sourceId: string }
 }
 
 /** Checks the filters that a search is given. @throws {ValidationError} */
@@ -23,6 +25,7 @@ export function checkFilters({
   since,
   until,
   metadata,
+  except,
   ...lists
 }: SearchFilters): void {
   for (const name of ['sourceTypes', 'sourceIds'] as const) {
@@ -37,23 +40,18 @@ export function checkFilters({
   if (since !== undefined) checkInstant('since', since)
   if (until !== undefined) checkInstant('until', until)
   if (metadata !== undefined) metadataPath(metadata)
+  if (except !== undefined) {
+    checkText('except.sourceType', except.sourceType)
+    checkText('except.sourceId', except.sourceId)
+  }
 }
 
 /** The filters alone, as JSON. */
-export const givenFilters = (options: SearchFilters): Record<string, unknown> => {
-  const { sourceTypes, sourceIds, projectId, categoryId, ownerId, since, until, metadata } = options
-  return JSON.parse(
-    JSON.stringify({
-      sourceTypes,
-      sourceIds,
-      projectId,
-      categoryId,
-      ownerId,
-      since,
-      until,
-      metadata,
-    }),
-  )
+export function givenFilters(options: SearchFilters): Record<string, unknown> {
+  const { sourceTypes, sourceIds, projectId, categoryId, ownerId, since, until } = options
+  const { metadata, except } = options
+  const given = { sourceTypes, sourceIds, projectId, categoryId, ownerId, since, until }
+  return JSON.parse(JSON.stringify({ ...given, metadata, except }))
 }
 
 /** The filters in the order in which the functions of the database take them. */
@@ -72,6 +70,8 @@ export function filterArguments(options: SearchFilters): SQL {
       sql`${options.since?.toISOString() ?? null}::timestamptz`,
       sql`${options.until?.toISOString() ?? null}::timestamptz`,
       sql`${options.metadata === undefined ? null : metadataPath(options.metadata)}::text::jsonpath`,
+      sql`${options.except?.sourceType ?? null}::text`,
+      sql`${options.except?.sourceId ?? null}::text`,
     ],
     sql`, `,
   )

@@ -8,6 +8,7 @@ export {
 export * from './activity-buffer.ts'
 export * from './ai.ts'
 export * from './chunks.ts'
+export * from './context.ts'
 export {
   type ListUsageOptions,
   listUsage,
@@ -58,6 +59,7 @@ export {
 } from './prices.ts'
 export * from './search.ts'
 export { type ListSearchesOptions, listSearches } from './searches.ts'
+export * from './similar.ts'
 export {
   type IndexedSource,
   type IndexSourceOptions,

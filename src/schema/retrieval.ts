@@ -8,11 +8,12 @@ import { chunks, embeddings, language, spaces } from './search.ts'
  * of the query's text, so that each query is planned for what it really filters.
  */
 const filterParameters = sql.raw(
-  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath',
+  'source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text',
 )
-const filterTypes = 'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath'
+const filterTypes =
+  'text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text'
 const filterArguments = sql.raw(
-  'source_types, source_ids, project, category, owner, since, until, metadata',
+  'source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id',
 )
 const chunkFilters = sql.raw(`
     case when source_ids is not null then ' and c.source_id = any($5)' else '' end ||
@@ -21,7 +22,8 @@ const chunkFilters = sql.raw(`
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end ||
-    case when metadata is not null then ' and c.metadata @@ $11' else '' end`)
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end ||
+    case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end`)
 const typeFilter = sql.raw(
   `case when source_types is not null then ' and c.source_type = any($4)' else '' end`,
 )
@@ -45,7 +47,7 @@ const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, $
  * A slice of up to spaces.exact_rows rows is scanned, which is exact and there the faster way. Of a larger
  * one the HNSW index is asked, which may pass over some of the nearest; if it comes back with too few, the
  * slice is scanned after all. Where the slice is so thin in the whole space that the index would have to
- * look at more than hnsw.max_scan_tuples, it is scanned at once. With `max_scan` the index looks at no more
+ * look at more than hnsw.max_scan_tuples, or there is no index yet, it is scanned at once. With `max_scan` the index looks at no more
  * than that, and nothing is scanned afterwards: the answer may be short, and says so.
  *
  * The exact scan orders by the uncast column, which no index has. Dynamic SQL: a cached generic plan would
@@ -67,13 +69,19 @@ declare
   op text;
   filters text := ${chunkFilters};
   slice text;
+  sorts text := current_setting('enable_sort');
 begin
-  -- How large a slice has to be: at 20,000 looked at, it fills max_rows from then on.
-  select s.dimensions, greatest(s.exact_rows, least(1e9,
-        coalesce(c.reltuples, 0)::float8 * max_rows / coalesce(max_scan, 20000)))::integer,
+  -- A slice that is thinner in the whole space would not fill max_rows with all that the index looks at.
+  select s.dimensions, case
+        when i.rows is null then 2147483646
+        when max_scan is not null then s.exact_rows
+        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
     into dims, bound, op from ${spaces} s
-    left join pg_class c on c.relname = 'embeddings_' || replace(s.id::text, '-', '') and c.relkind = 'r'
+    left join (select c.relname, greatest(c.reltuples, 0)::float8 as rows from pg_class c
+      join pg_index x on x.indrelid = c.oid and x.indisvalid
+      join pg_class h on h.oid = x.indexrelid join pg_am m on m.oid = h.relam and m.amname = 'hnsw') i
+      on i.relname = 'embeddings_' || replace(s.id::text, '-', '')
     where s.id = space;
   if not found then
     raise exception 'space % not found', space
@@ -81,9 +89,6 @@ begin
   elsif public.vector_dims(query) <> dims then
     raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
       using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
-  end if;
-  if max_scan is not null then
-    bound := (select s.exact_rows from ${spaces} s where s.id = space);
   end if;
   slice := '${embeddings} e'
     || case when filters = '' then ''
@@ -98,8 +103,8 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $12 + 1),
-       nearest as (select * from slice order by distance, chunk_id limit $13)
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+       nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)
       into counted, chunk_ids, distances
@@ -110,7 +115,7 @@ begin
     execute format(
       'with nearest as (
          select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-         from %2$s order by distance, e.chunk_id limit $12)
+         from %2$s order by distance, e.chunk_id limit $14)
        select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
       into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
   end if;
@@ -118,17 +123,20 @@ begin
   if counted > bound then
     plan := 'index';
     set local hnsw.iterative_scan = 'relaxed_order';
-    set local hnsw.ef_search = 200;
+    execute format('set local hnsw.ef_search = %s', least(max_scan, 200));
     execute format('set local hnsw.max_scan_tuples = %s', coalesce(max_scan, 20000));
+    -- Which plan it is, is decided here: estimates of a filter are mostly wrong.
+    set local enable_sort = off;
     execute format(
       'with near as materialized (select e.chunk_id,
          (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
        from %3$s
        order by e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)
-       limit $12)
+       limit $14)
        select array_agg(n.chunk_id order by distance, chunk_id), array_agg(n.distance order by distance, chunk_id)
        from near n', dims, op, slice)
       into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
+    execute format('set local enable_sort = %s', sorts);
     if coalesce(cardinality(chunk_ids), 0) < max_rows then
       truncated := max_scan is not null;
       if not truncated then
@@ -136,7 +144,7 @@ begin
         execute format(
           'with nearest as (
              select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-             from %2$s order by distance, e.chunk_id limit $12)
+             from %2$s order by distance, e.chunk_id limit $14)
            select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
           into chunk_ids, distances using organization, space, query, ${filterArguments}, max_rows;
       end if;
@@ -184,7 +192,7 @@ begin
     with nearest as (
       select c.id, g.distance from unnest($2, $3) g (id, distance)
       join ${chunks} c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
-      order by g.distance, c.id limit $12)
+      order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$
     into chunk_ids, distances
     using ${scopedOrganization}, ids, away, ${filterArguments}, max_rows;
@@ -288,7 +296,7 @@ begin
             where numnode(search.query_terms(l, word)) > 0) limit 8) w;
       if alike is not null then
         plan := 'similar words';
-        set local pg_trgm.word_similarity_threshold = 0.5;
+        set local pg_trgm.word_similarity_threshold = 0.4;
         execute $query$
           with found as (
             select c.id, ($query$ || ranking || $query$)::real as rank from ${chunks} c

@@ -202,6 +202,9 @@ describe('hybrid search', () => {
       expect(await found({ until: new Date('2026-06-01') })).toBe('a')
       expect(await found({ since: new Date('2026-06-01') })).toBe('bc')
       expect(await found({ since: new Date('2026-06-01'), sourceTypes: ['mail'] })).toBe('c')
+      await add('d', { metadata: { year: 2020, tags: ['x', 'y'] }, projectId })
+      expect(await found({ metadata: { year: { gte: 2020 }, tags: 'y' } })).toBe('d')
+      expect(await found({ metadata: { tags: { exists: false } }, projectId })).toBe('b')
     })
   })
 
@@ -229,6 +232,186 @@ describe('hybrid search', () => {
       } = await search(tenant, { query, embedding: embeddings[0], space })
 
       expect(best?.content).toBe('Invoices are paid in ten days.')
+    })
+  })
+})
+
+describe('words', () => {
+  const find = async (tenant: Tenant, query: string, options: Partial<SearchOptions> = {}) =>
+    contents((await search(tenant, { query, ...options })).matches).sort()
+
+  test('are read by the rules of the language of each chunk', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await makeChunk(tenant, { content: 'Die Häuser am Hafen, too', language: 'german' })
+      await makeChunk(tenant, { content: 'Houses at the harbour' })
+      await makeChunk(tenant, { content: 'houses, word by word', language: 'simple' })
+
+      expect(await find(tenant, 'Haus')).toEqual(['Die Häuser am Hafen, too'])
+      expect(await find(tenant, 'house')).toEqual(['Houses at the harbour'])
+      expect(await find(tenant, 'houses')).toEqual([
+        'Houses at the harbour',
+        'houses, word by word',
+      ])
+      // A word that says nothing in English is one in German.
+      expect(await find(tenant, 'too')).toEqual(['Die Häuser am Hafen, too'])
+      const { matches } = await search(tenant, { query: 'haus', snippets: true })
+      expect(matches[0]?.snippet).toContainEqual({ text: 'Häuser', isMatch: true })
+    })
+  })
+
+  test('may be a phrase, alternatives, excluded, or the beginning of one', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const [a, b, c] = [
+        'the red door of the house',
+        'a door, red as wine',
+        'postgres is a database',
+      ]
+      for (const content of [a, b, c]) await makeChunk(tenant, { content })
+
+      expect(await find(tenant, '"red door"')).toEqual([a])
+      expect(await find(tenant, 'door -house')).toEqual([b])
+      expect(await find(tenant, 'wine or database')).toEqual([b, c].sort())
+      expect(await find(tenant, 'postg*')).toEqual([c])
+      expect(await find(tenant, 'door hou*')).toEqual([a])
+      expect(await find(tenant, 'door -hou*')).toEqual([b])
+      expect(await find(tenant, "o'b* \\'); * ** -* \"")).toEqual([])
+      // Nothing that is meant as a word is taken for an operator.
+      expect(await find(tenant, "wine' & !red:*")).toEqual([b])
+    })
+  })
+
+  test('that are misspelt find what looks like them, where nothing has them', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await makeChunk(tenant, { content: 'Tuning the Postgres planner' })
+      await makeChunk(tenant, { content: 'Receiving parcels', sourceType: 'mail' })
+
+      const typo = await search(tenant, { query: 'postgers planer', explain: true })
+      expect(contents(typo.matches)).toEqual(['Tuning the Postgres planner'])
+      expect(typo.explain?.text).toMatchObject({ plan: 'similar words', found: 1 })
+      expect(await find(tenant, 'recieving')).toEqual(['Receiving parcels'])
+      expect(await find(tenant, 'recieving', { sourceTypes: ['note'] })).toEqual([])
+      expect(await find(tenant, 'recieving postgers')).toEqual([])
+      expect(await find(tenant, 'zebra')).toEqual([])
+    })
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      expect(await find(tenant, 'recieving')).toEqual([])
+    })
+  })
+})
+
+describe('ranking', () => {
+  test('follows the weights of the arms', async ({ db }) => {
+    const space = await makeSpace(db)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const embedding = unitVector(1, 8)
+      await makeEmbedding(tenant, { space, embedding, chunk: { content: 'near' } })
+      await makeChunk(tenant, { content: 'harbour' })
+      const first = async (weights: SearchOptions['weights']) =>
+        (await search(tenant, { query: 'harbour', space, embedding, weights })).matches[0]?.content
+
+      expect(await first({ vector: 2 })).toBe('near')
+      expect(await first({ text: 2 })).toBe('harbour')
+      expect(await first({ vector: 0, text: 0.1 })).toBe('harbour')
+    })
+  })
+
+  test('lets scores fall by half in a half-life', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const old = new Date(Date.now() - 30 * 86_400_000)
+      await makeChunk(tenant, { content: 'harbour harbour', occurredAt: old })
+      await makeChunk(tenant, { content: 'the harbour of today' })
+      const find = async (recency?: SearchOptions['recency']) =>
+        (await search(tenant, { query: 'harbour', recency })).matches
+
+      expect(contents(await find())).toEqual(['harbour harbour', 'the harbour of today'])
+      const [today, then] = await find({ halfLifeDays: 30, weight: 1 })
+      expect(today?.content).toBe('the harbour of today')
+      expect(today?.score).toBeCloseTo(1 / 62, 5)
+      expect(then?.score).toBeCloseTo(0.5 / 61, 5)
+      expect((await find({ halfLifeDays: 30 }))[1]?.score).toBeCloseTo(0.75 / 61, 5)
+      // Barely a day of a hundred thousand.
+      expect(contents(await find({ halfLifeDays: 100_000 }))).toEqual(contents(await find()))
+    })
+  })
+})
+
+describe('what is asked of the engine', () => {
+  test('is cut off where it is said how far to look, and says so', async ({ db }) => {
+    const space = await makeSpace(db, { dimensions: 16 })
+    await db.update(spaces).set({ exactRows: 10 }).where(eq(spaces.id, space.id))
+    const [mine, theirs] = [await makeScope(db), await makeScope(db)]
+    await asService(db, theirs.organizationId, (tenant) => fill(tenant, space, 10_000, 600))
+    await asService(db, mine.organizationId, (tenant) => fill(tenant, space, 0, 40))
+    const embedding = unitVector(10_007, 16)
+    const find = (options: Partial<SearchOptions>) =>
+      inTenant(db, mine, (tenant) =>
+        search(tenant, { space, embedding, limit: 30, explain: true, ...options }),
+      )
+
+    const cut = await find({ maxScan: 5 })
+    expect(cut.truncated).toBe(true)
+    expect(cut.matches.length).toBeLessThan(30)
+    expect(cut.explain?.vector).toMatchObject({ plan: 'index', counted: 11 })
+    const whole = await find({})
+    expect(whole.truncated).toBe(false)
+    expect(whole.matches).toHaveLength(30)
+    expect(await find({ limit: 200 })).toMatchObject({
+      truncated: false,
+      explain: { vector: { plan: 'index, then exact', found: 40 } },
+    })
+  })
+
+  test('may be given by another engine, and is shown and filtered by the same rules', async ({
+    db,
+  }) => {
+    const space = await makeSpace(db)
+    const [owner, other] = [await makeScope(db), await makeScope(db)]
+    const ann = await joinScope(db, owner)
+    const add = (scope: typeof ann, content: string, chunk: object = {}) =>
+      inTenant(db, scope, (tenant) => makeChunk(tenant, { content, ...chunk }))
+    const chunks = [
+      await add(owner, 'shared'),
+      await add(owner, 'private', { visibility: 'private' }),
+      await add(owner, 'mail', { sourceType: 'mail' }),
+      await add(other, 'of somebody else'),
+    ]
+    const near = chunks.map(({ id }, at) => ({ chunkId: id, distance: 0.1 * (at + 1) }))
+    const embedding = unitVector(1, 8)
+    const find = (scope: typeof ann, options: Partial<SearchOptions> = {}) =>
+      inTenant(db, scope, (tenant) => search(tenant, { space, embedding, near, ...options }))
+
+    const { matches } = await find(ann)
+    expect(contents(matches)).toEqual(['shared', 'mail'])
+    expect(matches.map(({ similarity }) => similarity?.toFixed(2))).toEqual(['0.90', '0.70'])
+    expect(contents((await find(owner)).matches)).toEqual(['shared', 'private', 'mail'])
+    expect(contents((await find(ann, { sourceTypes: ['mail'] })).matches)).toEqual(['mail'])
+    expect((await find(ann, { near: [] })).matches).toEqual([])
+    const { explain } = await find(ann, { explain: true })
+    expect(explain?.vector).toMatchObject({ plan: 'given', found: 2, counted: 4 })
+  })
+
+  test('is explained: the plan of each arm, what it found, and how long it took', async ({
+    db,
+  }) => {
+    const space = await makeSpace(db)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await makeEmbedding(tenant, { space, chunk: { content: 'a harbour' } })
+      const embedding = unitVector(1, 8)
+      const { explain } = await search(tenant, {
+        query: 'harbour',
+        space,
+        embedding,
+        explain: true,
+      })
+      expect(explain).toEqual({
+        vector: { plan: 'exact', found: 1, counted: null, tookMs: expect.any(Number) },
+        text: { plan: 'words', found: 1, counted: 1, tookMs: expect.any(Number) },
+        tookMs: expect.any(Number),
+      })
+      expect(explain?.vector?.tookMs).toBeLessThan(explain?.tookMs ?? 0)
+      const nothing = await search(tenant, { query: 'the', explain: true })
+      expect(nothing.explain).toMatchObject({ text: { plan: null, found: 0 } })
+      expect(await search(tenant, { query: 'harbour' })).not.toHaveProperty('explain')
     })
   })
 })
@@ -261,6 +444,16 @@ describe('search', () => {
         { query: 'a', sourceTypes: [] },
         { query: 'a', projectId: 'nope' },
         { query: 'a', since: new Date(Number.NaN) },
+        { query: 'a', metadata: {} },
+        { query: 'a', diversity: 0.5 },
+        { space, embedding: vector, diversity: 1.1 },
+        { query: 'a', weights: { text: -1 } },
+        { query: 'a', weights: { text: Number.NaN } },
+        { query: 'a', recency: { halfLifeDays: 0 } },
+        { query: 'a', recency: { halfLifeDays: 1, weight: 2 } },
+        { space, embedding: vector, maxScan: 0 },
+        { space, embedding: vector, near: [{ chunkId: 'nope', distance: 1 }] },
+        { space, embedding: vector, near: [{ chunkId: uuidV7(), distance: Number.NaN }] },
       ]
       for (const options of refused) {
         await expect(search(tenant, options)).rejects.toBeInstanceOf(ValidationError)

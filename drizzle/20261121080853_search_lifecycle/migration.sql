@@ -187,9 +187,9 @@ comment on table "search"."namespaces" is 'A collection of vectors in another en
 -- managed: comment "search"."placements"
 comment on table "search"."placements" is 'Where else the vector of a chunk is, and whether it is the current one there.';
 --> statement-breakpoint
--- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean)
+-- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
 create or replace function search.nearest_chunks(
-  space uuid, query public.halfvec, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, max_scan integer, timed boolean)
+  space uuid, query public.halfvec, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, max_scan integer, timed boolean)
 returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -205,15 +205,22 @@ declare
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end ||
-    case when metadata is not null then ' and c.metadata @@ $11' else '' end;
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end ||
+    case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end;
   slice text;
+  sorts text := current_setting('enable_sort');
 begin
-  -- How large a slice has to be: at 20,000 looked at, it fills max_rows from then on.
-  select s.dimensions, greatest(s.exact_rows, least(1e9,
-        coalesce(c.reltuples, 0)::float8 * max_rows / coalesce(max_scan, 20000)))::integer,
+  -- A slice that is thinner in the whole space would not fill max_rows with all that the index looks at.
+  select s.dimensions, case
+        when i.rows is null then 2147483646
+        when max_scan is not null then s.exact_rows
+        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
     into dims, bound, op from "search"."spaces" s
-    left join pg_class c on c.relname = 'embeddings_' || replace(s.id::text, '-', '') and c.relkind = 'r'
+    left join (select c.relname, greatest(c.reltuples, 0)::float8 as rows from pg_class c
+      join pg_index x on x.indrelid = c.oid and x.indisvalid
+      join pg_class h on h.oid = x.indexrelid join pg_am m on m.oid = h.relam and m.amname = 'hnsw') i
+      on i.relname = 'embeddings_' || replace(s.id::text, '-', '')
     where s.id = space;
   if not found then
     raise exception 'space % not found', space
@@ -221,9 +228,6 @@ begin
   elsif public.vector_dims(query) <> dims then
     raise exception 'has % dimensions, and the space has %', public.vector_dims(query), dims
       using errcode = 'invalid_parameter_value', detail = 'plinth.embedding';
-  end if;
-  if max_scan is not null then
-    bound := (select s.exact_rows from "search"."spaces" s where s.id = space);
   end if;
   slice := '"search"."embeddings" e'
     || case when filters = '' then ''
@@ -238,37 +242,40 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $12 + 1),
-       nearest as (select * from slice order by distance, chunk_id limit $13)
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+       nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)
       into counted, chunk_ids, distances
-      using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, bound, max_rows;
+      using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, bound, max_rows;
   elsif search.exceeds(space, bound) then
     counted := bound + 1;
   else
     execute format(
       'with nearest as (
          select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-         from %2$s order by distance, e.chunk_id limit $12)
+         from %2$s order by distance, e.chunk_id limit $14)
        select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
-      into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, max_rows;
+      into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, max_rows;
   end if;
 
   if counted > bound then
     plan := 'index';
     set local hnsw.iterative_scan = 'relaxed_order';
-    set local hnsw.ef_search = 200;
+    execute format('set local hnsw.ef_search = %s', least(max_scan, 200));
     execute format('set local hnsw.max_scan_tuples = %s', coalesce(max_scan, 20000));
+    -- Which plan it is, is decided here: estimates of a filter are mostly wrong.
+    set local enable_sort = off;
     execute format(
       'with near as materialized (select e.chunk_id,
          (e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)) as distance
        from %3$s
        order by e.embedding::public.halfvec(%1$s) operator(public.%2$s) $3::public.halfvec(%1$s)
-       limit $12)
+       limit $14)
        select array_agg(n.chunk_id order by distance, chunk_id), array_agg(n.distance order by distance, chunk_id)
        from near n', dims, op, slice)
-      into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, max_rows;
+      into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, max_rows;
+    execute format('set local enable_sort = %s', sorts);
     if coalesce(cardinality(chunk_ids), 0) < max_rows then
       truncated := max_scan is not null;
       if not truncated then
@@ -276,9 +283,9 @@ begin
         execute format(
           'with nearest as (
              select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance
-             from %2$s order by distance, e.chunk_id limit $12)
+             from %2$s order by distance, e.chunk_id limit $14)
            select array_agg(n.chunk_id), array_agg(n.distance) from nearest n', op, slice)
-          into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, max_rows;
+          into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, max_rows;
       end if;
     end if;
   end if;
@@ -286,9 +293,9 @@ begin
   return next;
 end $$;
 --> statement-breakpoint
--- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
+-- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 create or replace function search.given_chunks(
-  ids uuid[], away float8[], max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, timed boolean)
+  ids uuid[], away float8[], max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, timed boolean)
 returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -300,16 +307,17 @@ declare
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end ||
-    case when metadata is not null then ' and c.metadata @@ $11' else '' end;
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end ||
+    case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end;
 begin
   execute $query$
     with nearest as (
       select c.id, g.distance from unnest($2, $3) g (id, distance)
       join "search"."chunks" c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
-      order by g.distance, c.id limit $12)
+      order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$
     into chunk_ids, distances
-    using nullif(current_setting('plinth.organization_id', true), '')::uuid, ids, away, source_types, source_ids, project, category, owner, since, until, metadata, max_rows;
+    using nullif(current_setting('plinth.organization_id', true), '')::uuid, ids, away, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, max_rows;
   plan := 'given';
   counted := cardinality(ids);
   truncated := false;
@@ -337,8 +345,8 @@ begin
   return terms;
 end $$;
 --> statement-breakpoint
--- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
-create or replace function search.matching_chunks(query text, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, timed boolean)
+-- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
+create or replace function search.matching_chunks(query text, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, timed boolean)
 returns table (chunk_ids uuid[], ranks real[], plan text, counted integer, truncated boolean, took_ms float8)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -351,7 +359,8 @@ declare
     case when owner is not null then ' and c.owner_id = $8' else '' end ||
     case when since is not null then ' and c.occurred_at >= $9' else '' end ||
     case when until is not null then ' and c.occurred_at < $10' else '' end ||
-    case when metadata is not null then ' and c.metadata @@ $11' else '' end;
+    case when metadata is not null then ' and c.metadata @@ $11' else '' end ||
+    case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end;
   spoken "search"."language";
   languages "search"."language"[] := '{}';
   terms tsquery;
@@ -386,7 +395,7 @@ begin
           and (c.visibility = 'shared' or current_setting('plinth.role', true) in ('owner', 'admin', 'service') or c.owner_id = nullif(current_setting('plinth.user_id', true), '')::uuid) $query$ || filters || $query$
         order by rank desc, c.id limit $3)
       select array_agg(f.id), array_agg(f.rank) from found f $query$
-      into chunk_ids, ranks using organization, query, max_rows, source_types, source_ids, project, category, owner, since, until, metadata;
+      into chunk_ids, ranks using organization, query, max_rows, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id;
     if chunk_ids is null then
       -- Of the words that mean something, and are not excluded, each has to look like one of the chunk's.
       select string_agg(format(' and c.content operator(public.%%>) %L', w.word), ''),
@@ -398,7 +407,7 @@ begin
             where numnode(search.query_terms(l, word)) > 0) limit 8) w;
       if alike is not null then
         plan := 'similar words';
-        set local pg_trgm.word_similarity_threshold = 0.5;
+        set local pg_trgm.word_similarity_threshold = 0.4;
         execute $query$
           with found as (
             select c.id, ($query$ || ranking || $query$)::real as rank from "search"."chunks" c
@@ -406,7 +415,7 @@ begin
               and (c.visibility = 'shared' or current_setting('plinth.role', true) in ('owner', 'admin', 'service') or c.owner_id = nullif(current_setting('plinth.user_id', true), '')::uuid) $query$ || filters || $query$
             order by rank desc, c.id limit $3)
           select array_agg(f.id), array_agg(f.rank) from found f $query$
-          into chunk_ids, ranks using organization, query, max_rows, source_types, source_ids, project, category, owner, since, until, metadata;
+          into chunk_ids, ranks using organization, query, max_rows, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id;
       end if;
     end if;
   end if;
@@ -450,17 +459,17 @@ begin
   end loop;
 end $$;
 --> statement-breakpoint
--- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean)
-revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean) from public;
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
+revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) from public;
 --> statement-breakpoint
--- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean) to plinth_app
-grant execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean) to plinth_app;
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app
+grant execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app;
 --> statement-breakpoint
--- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
-revoke execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean) from public;
+-- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
+revoke execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) from public;
 --> statement-breakpoint
--- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean) to plinth_app
-grant execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean) to plinth_app;
+-- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) to plinth_app
+grant execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) to plinth_app;
 --> statement-breakpoint
 -- managed: grant ai
 grant usage on schema "ai" to plinth_app;

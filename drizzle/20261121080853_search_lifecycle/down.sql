@@ -34,17 +34,17 @@ drop function if exists partitions.create_months(text, text, timestamptz, timest
 -- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
 drop function if exists search.diverse_chunks(uuid, uuid[], float8[], float8, integer);
 --> statement-breakpoint
--- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
-drop function if exists search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean);
+-- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
+drop function if exists search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean);
 --> statement-breakpoint
 -- managed: function search.query_terms(search.language, text)
 drop function if exists search.query_terms(search.language, text);
 --> statement-breakpoint
--- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean)
-drop function if exists search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, boolean);
+-- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
+drop function if exists search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean);
 --> statement-breakpoint
--- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean)
-drop function if exists search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, integer, boolean);
+-- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
+drop function if exists search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean);
 --> statement-breakpoint
 -- managed: function search.exceeds(uuid, integer)
 drop function if exists search.exceeds(uuid, integer);
