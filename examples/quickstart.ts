@@ -16,8 +16,7 @@ const note = { sourceType: 'note', sourceId: 'n1', text: 'Invoices are paid in t
 await plinth.inTenant(db, scope, (tenant) => plinth.indexSource(tenant, { ...note, model, space }))
 
 const query = 'When is an invoice paid?'
-const [embedding] = (await plinth.embedTexts(model, [query])).embeddings
-const ask = { query, embedding, space }
-const { matches } = await plinth.inTenant(db, scope, (tenant) => plinth.search(tenant, ask))
+const asked = await plinth.embedQuery(db, { query, models: [model] })
+const { matches } = await plinth.inTenant(db, scope, (tenant) => plinth.search(tenant, asked))
 console.log(matches[0]?.content, matches[0]?.similarity)
 await db.close()

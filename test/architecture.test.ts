@@ -101,6 +101,7 @@ describe('the floors', () => {
     'invitations → identity',
     'invitations → members',
     'chunks → sources',
+    'asking → spaces',
     'context → ai',
     'context → filters',
     'context → search',

@@ -7,6 +7,7 @@ export {
 } from './activity.ts'
 export * from './activity-buffer.ts'
 export * from './ai.ts'
+export * from './asking.ts'
 export * from './chunks.ts'
 export * from './context.ts'
 export {

@@ -193,7 +193,7 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
         : sql`search.matching_chunks(${options.query}, ${candidates}, ${filters}, ${explain})`,
   }
   const described = (name: 'vector' | 'text') =>
-    arms[name] === NO_ARM
+    arms[name] === NO_ARM || !(explain || options.maxScan)
       ? sql`null`
       : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
@@ -217,14 +217,16 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
       ? sql`ts_headline(c.language::text::regconfig, left(c.content, ${HEADLINE_LENGTH}::integer),
           search.query_terms(c.language, left(${options.query}, ${HEADLINE_QUERY}::integer)), ${HEADLINE})`
       : sql`null`
-  const distance = vector
-    ? sql`coalesce(b.distance, e.embedding operator(public.${OPERATORS[vector.distance]}) ${vector.text})`
-    : sql`null`
+  const distance =
+    mode !== 'hybrid' || !vector
+      ? sql`b.distance`
+      : sql`coalesce(b.distance, e.embedding operator(public.${OPERATORS[vector.distance]}) ${vector.text})`
   // Of what only the words have found, the similarity is computed from the stored vector.
-  const stored = vector
-    ? sql`left join ${embeddings} e on b.distance is null and e.organization_id = c.organization_id
+  const stored =
+    mode === 'hybrid' && vector
+      ? sql`left join ${embeddings} e on b.distance is null and e.organization_id = c.organization_id
         and e.space_id = ${vector.id} and e.chunk_id = c.id`
-    : sql``
+      : sql``
   return sql`
     with vector_arm as materialized (select * from ${arms.vector}),
     text_arm as materialized (select * from ${arms.text}),
@@ -363,8 +365,7 @@ function checkRanking({ weights, diversity, recency }: SearchOptions) {
 }
 
 function givenArguments(near: Required<SearchOptions>['near']): SQL {
-  const records = JSON.stringify(near.map(({ chunkId: id, distance }) => ({ id, distance })))
-  const all = (column: string) =>
-    sql`(select array_agg(${sql.raw(column)}) from json_to_recordset(${records}::text::json) as g (id uuid, distance float8))`
-  return sql`${all('id')}, ${all('distance')}`
+  const [ids, distances] = [near.map((one) => one.chunkId), near.map((one) => one.distance)]
+  return sql`array(select json_array_elements_text(${JSON.stringify(ids)}::text::json)::uuid),
+    array(select json_array_elements_text(${JSON.stringify(distances)}::text::json)::float8)`
 }

@@ -59,7 +59,7 @@ const nearestChunks = managedFunction(
   sql`
 create or replace function search.nearest_chunks(
   space uuid, query public.halfvec, max_rows integer, ${filterParameters}, max_scan integer, timed boolean)
-returns table (${arm('distances float8[]')})
+returns table (${arm('distances float8[]')}) rows 1
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -182,7 +182,7 @@ const givenChunks = managedFunction(
   sql`
 create or replace function search.given_chunks(
   ids uuid[], away float8[], max_rows integer, ${filterParameters}, timed boolean)
-returns table (${arm('distances float8[]')})
+returns table (${arm('distances float8[]')}) rows 1
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -244,7 +244,7 @@ const matchingChunks = managedFunction(
   matchingSignature,
   sql`
 create or replace function search.matching_chunks(query text, max_rows integer, ${filterParameters}, timed boolean)
-returns table (${arm('ranks real[]')})
+returns table (${arm('ranks real[]')}) rows 1
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -254,7 +254,8 @@ declare
   languages ${language}[] := '{}';
   terms tsquery;
   conditions text[] := '{}';
-  ranking text := '';
+  rank text;
+  ranking text;
   alike text;
 begin
   truncated := false;
@@ -271,15 +272,20 @@ begin
     if numnode(terms) > 0 then
       conditions := conditions || format('(c.terms @@ %L::tsquery%s)', terms,
         case when cardinality(languages) > 1 then format(' and c.language = %L', spoken) else '' end);
-      ranking := ranking || format(' when c.language = %L then ts_rank(c.terms, %L::tsquery, 1)', spoken, terms);
+      rank := format('ts_rank(c.terms, %L::tsquery, 1)', terms);
+      ranking := case when cardinality(languages) = 1 then rank
+        else concat(ranking, format(' when c.language = %L then ', spoken), rank) end;
     end if;
   end loop;
   if cardinality(conditions) > 0 then
     plan := 'words';
+    if cardinality(languages) > 1 then
+      ranking := 'case' || ranking || ' end';
+    end if;
     -- 1: a rank is divided by 1 + the logarithm of the length, or long chunks would always win.
     execute $query$
       with found as (
-        select c.id, (case $query$ || ranking || $query$ end) as rank from ${chunks} c
+        select c.id, $query$ || ranking || $query$ as rank from ${chunks} c
         where c.organization_id = $1 and ($query$ || array_to_string(conditions, ' or ') || $query$)
           and ${isVisible(sql`c.owner_id`, sql`c.visibility`)} $query$ || filters || $query$
         order by rank desc, c.id limit $3)

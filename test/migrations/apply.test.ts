@@ -89,7 +89,7 @@ describe('migrate', () => {
   test('says what it applied, and announced each', () => {
     expect(applied.length).toBeGreaterThan(0)
     expect(applied).toEqual([...applied].sort())
-    expect(progress).toEqual(
+    expect(progress.filter(({ doing }) => doing === undefined)).toEqual(
       applied.map((name, at) => ({ name, step: at + 1, steps: applied.length })),
     )
   })
@@ -246,14 +246,14 @@ const kit = (env: Record<string, string>, ...args: string[]) =>
   promisify(execFile)('npx', ['drizzle-kit', ...args], { env: { ...process.env, ...env } })
 
 describe.skipIf(!adminUrl)('on a server', () => {
-  test('20 at once take turns, and one of them applies', async () => {
+  test('20 at once take turns, and each is applied by one of them', async () => {
     const { url = '', db } = await makeScratch()
     const callers: Connection[] = await Promise.all(
       Array.from({ length: 20 }, () => connect(url, { maxConnections: 1 })),
     )
     try {
       const results = await Promise.all(callers.map((caller) => migrate(caller)))
-      expect(results.filter(({ length }) => length > 0)).toEqual([applied])
+      expect(results.flat().sort()).toEqual(applied)
     } finally {
       await Promise.all(callers.map((caller) => caller.close()))
     }

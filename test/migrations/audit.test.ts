@@ -371,12 +371,13 @@ describe('the state that the migrations end in', () => {
     )
     await runAll(db, texts)
     const known = await knownAfter([{ name: 'all', texts }])
-    const spaces = sql`n.nspname in ('identity', 'search', 'costs', 'activity', 'partitions')`
+    const spaces = sql`n.nspname in ('identity', 'search', 'costs', 'activity', 'ai', 'partitions')`
     const tables = await rowsOf<{ name: string; rls: boolean; policies: number; columns: number }>(
       db,
       sql`select n.nspname || '.' || c.relname as name, c.relrowsecurity as rls,
           (select count(*)::int from pg_policy where polrelid = c.oid) as policies,
-          (select count(*)::int from pg_attribute a where a.attrelid = c.oid and a.attnum > 0) as columns
+          (select count(*)::int from pg_attribute a where a.attrelid = c.oid
+            and a.attnum > 0 and not a.attisdropped) as columns
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where ${spaces} and c.relkind in ('r', 'p') and not c.relispartition order by 1`,
     )

@@ -190,7 +190,7 @@ comment on table "search"."placements" is 'Where else the vector of a chunk is, 
 -- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
 create or replace function search.nearest_chunks(
   space uuid, query public.halfvec, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, max_scan integer, timed boolean)
-returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8)
+returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8) rows 1
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -296,7 +296,7 @@ end $$;
 -- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 create or replace function search.given_chunks(
   ids uuid[], away float8[], max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, timed boolean)
-returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8)
+returns table (chunk_ids uuid[], distances float8[], plan text, counted integer, truncated boolean, took_ms float8) rows 1
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -347,7 +347,7 @@ end $$;
 --> statement-breakpoint
 -- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 create or replace function search.matching_chunks(query text, max_rows integer, source_types text[], source_ids text[], project uuid, category uuid, owner uuid, since timestamptz, until timestamptz, metadata jsonpath, except_type text, except_id text, timed boolean)
-returns table (chunk_ids uuid[], ranks real[], plan text, counted integer, truncated boolean, took_ms float8)
+returns table (chunk_ids uuid[], ranks real[], plan text, counted integer, truncated boolean, took_ms float8) rows 1
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   began timestamptz := clock_timestamp();
@@ -365,7 +365,8 @@ declare
   languages "search"."language"[] := '{}';
   terms tsquery;
   conditions text[] := '{}';
-  ranking text := '';
+  rank text;
+  ranking text;
   alike text;
 begin
   truncated := false;
@@ -382,15 +383,20 @@ begin
     if numnode(terms) > 0 then
       conditions := conditions || format('(c.terms @@ %L::tsquery%s)', terms,
         case when cardinality(languages) > 1 then format(' and c.language = %L', spoken) else '' end);
-      ranking := ranking || format(' when c.language = %L then ts_rank(c.terms, %L::tsquery, 1)', spoken, terms);
+      rank := format('ts_rank(c.terms, %L::tsquery, 1)', terms);
+      ranking := case when cardinality(languages) = 1 then rank
+        else concat(ranking, format(' when c.language = %L then ', spoken), rank) end;
     end if;
   end loop;
   if cardinality(conditions) > 0 then
     plan := 'words';
+    if cardinality(languages) > 1 then
+      ranking := 'case' || ranking || ' end';
+    end if;
     -- 1: a rank is divided by 1 + the logarithm of the length, or long chunks would always win.
     execute $query$
       with found as (
-        select c.id, (case $query$ || ranking || $query$ end) as rank from "search"."chunks" c
+        select c.id, $query$ || ranking || $query$ as rank from "search"."chunks" c
         where c.organization_id = $1 and ($query$ || array_to_string(conditions, ' or ') || $query$)
           and (c.visibility = 'shared' or current_setting('plinth.role', true) in ('owner', 'admin', 'service') or c.owner_id = nullif(current_setting('plinth.user_id', true), '')::uuid) $query$ || filters || $query$
         order by rank desc, c.id limit $3)
