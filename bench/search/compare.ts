@@ -75,35 +75,36 @@ export const ofPeers = (peers: readonly Peer[]): Contender[] =>
     })),
   )
 
-/** Asks all contenders each question in turn, so that whatever slows the machine down slows down all. */
+/**
+ * Asks all contenders each question, so that whatever slows the machine down slows down all; another one first
+ * each time, as nobody is to profit from what was read just before.
+ */
 export async function compare(
   contenders: readonly Contender[],
   questions: readonly Question[],
   rounds: number,
 ): Promise<Score[]> {
-  const scores = contenders.map(({ name }): Score => ({ name, recalls: [], short: 0, times: [] }))
+  const runs = contenders.map((contender) => {
+    const score: Score = { name: contender.name, recalls: [], short: 0, times: [] }
+    return { contender, score }
+  })
   for (let round = -1; round < rounds; round += 1) {
-    for (const question of round < 0 ? questions.slice(0, 8) : questions) {
-      for (const [at, contender] of contenders.entries()) {
-        const score = scores[at]
+    for (const [turn, question] of (round < 0 ? questions.slice(0, 8) : questions).entries()) {
+      const first = turn % runs.length
+      for (const { contender, score } of [...runs.slice(first), ...runs.slice(0, first)]) {
         const start = performance.now()
         const found = await contender.search(question)
         const took = performance.now() - start
-        if (!score || round < 0) continue
+        if (round < 0) continue
         score.times.push(took)
         if (round > 0) continue
-        const complete = found.filter(({ text, metadata }) => text !== '' && metadata)
-        score.recalls.push(
-          recallOf(
-            question.nearest,
-            complete.map(({ id }) => id),
-          ),
-        )
-        if (complete.length < question.nearest.length) score.short += 1
+        const ids = found.flatMap(({ id, text, metadata }) => (text && metadata ? [id] : []))
+        score.recalls.push(recallOf(question.nearest, ids))
+        if (ids.length < question.nearest.length) score.short += 1
       }
     }
   }
-  return scores
+  return runs.map(({ score }) => score)
 }
 
 /** By the beginning of a contender's name: how many times faster than it a search is to be (S7). */
