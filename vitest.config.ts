@@ -13,6 +13,9 @@ export default defineConfig({
     alias: {
       'plinth/migrations': new URL('./src/migrations/index.ts', import.meta.url).pathname,
       'plinth/testing': new URL('./src/testing/index.ts', import.meta.url).pathname,
+      'plinth/stores': new URL('./src/stores/index.ts', import.meta.url).pathname,
+      'plinth/ai-sdk': new URL('./src/integrations/ai-sdk.ts', import.meta.url).pathname,
+      'plinth/langchain': new URL('./src/integrations/langchain.ts', import.meta.url).pathname,
       plinth: new URL('./src/index.ts', import.meta.url).pathname,
     },
   },

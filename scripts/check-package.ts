@@ -10,11 +10,18 @@ import { connect, createOrganization, inTenant, listMembers, migrate, upsertUser
 import { organizations } from 'plinth/schema/identity'
 import { getUser } from 'plinth/queries/identity'
 import { createTestDatabase } from 'plinth/testing'
+import { lancedbStore, syncNamespace } from 'plinth/stores'
+import { meteredModel } from 'plinth/ai-sdk'
+import { PlinthVectorStore } from 'plinth/langchain'
 const db = await connect('memory://')
 await migrate(db)
 const { id } = await upsertUser(db, { provider: 'x', subject: 'ada', email: 'ada@example.com' })
 const { id: organizationId } = await createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: id })
 const members = await inTenant(db, { organizationId, userId: id }, (tenant) => listMembers(tenant))
+// None of them needs its optional peer before it is used.
+const missing = await lancedbStore({ uri: 'vectors' }).describe('any').catch((error) => error.name)
+if (missing !== 'MissingPackageError') throw new Error(missing)
+for (const entry of [syncNamespace, meteredModel, PlinthVectorStore]) if (!entry) throw new Error('entry')
 console.log(members.length, (await getUser(db, id)).email, (await db.select().from(organizations)).length)
 await Promise.all([db.close(), createTestDatabase().then((test) => test.close())])
 `

@@ -218,8 +218,8 @@ function guard<Client extends { transaction: Method; query: Method; exec: Method
   }) as Client
 }
 
-/** Waits for the import of packages that the user may not have installed. */
-async function optional<T>(packages: string[], imported: Promise<T>): Promise<T> {
+/** Waits for the import of packages that the user may not have installed. @throws {MissingPackageError} */
+export async function optional<T>(packages: string[], imported: Promise<T>): Promise<T> {
   try {
     return await imported
   } catch (error) {

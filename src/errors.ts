@@ -119,6 +119,23 @@ export class MissingPartitionError extends PlinthError {
   }
 }
 
+const SPACE_PROBLEMS = ['not_covered', 'active', 'in_use', 'no_predecessor'] as const
+
+/** A space that is not in the state for it. Nothing was changed; the message says the way. */
+export class SpaceError extends PlinthError {
+  override readonly name = 'SpaceError'
+  /**
+   * `not_covered`: chunks lack their vector in it; `active`: it is searched; `in_use`: another engine has
+   * vectors of it; `no_predecessor`: none was active before.
+   */
+  readonly reason: (typeof SPACE_PROBLEMS)[number]
+
+  constructor(reason: SpaceError['reason'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.reason = reason
+  }
+}
+
 /** Somebody else holds what the statement needs. Nothing was written; the transaction may be run again. */
 export class LockError extends PlinthError {
   override readonly name = 'LockError'
@@ -194,6 +211,21 @@ export class MissingPackageError extends PlinthError {
   constructor(packages: readonly string[], options?: ErrorOptions) {
     super(`not installed: ${packages.join(', ')}; run: npm install ${packages.join(' ')}`, options)
     this.packages = packages
+  }
+}
+
+/** Another engine that holds vectors did not do what it was asked to. The vectors here are as they were. */
+export class StoreError extends PlinthError {
+  override readonly name = 'StoreError'
+  /** As the VectorStore names itself. */
+  readonly store: string
+  /** It was not reached, did not answer in time, or did not take what it was given. */
+  readonly kind: 'unavailable' | 'timeout' | 'refused'
+
+  constructor(store: string, kind: StoreError['kind'], message: string, options?: ErrorOptions) {
+    super(`${store}: ${message}`, options)
+    this.store = store
+    this.kind = kind
   }
 }
 
@@ -325,6 +357,10 @@ export function toPlinthError(error: unknown): unknown {
     const argument = /^plinth\.(.+)/.exec(named('detail'))?.[1]
     if (argument) return new ValidationError(argument, found.message)
     if (/^time zone/.test(found.message)) return new ValidationError('timeZone', found.message)
+  }
+  if (code === '55000') {
+    const reason = SPACE_PROBLEMS.find((it) => named('detail') === `plinth.space.${it}`)
+    if (reason) return new SpaceError(reason, found.message, { cause })
   }
   // What a function of the database looked for, as it says itself.
   if (code === 'P0002') return new NotFoundError(named('detail'), named('hint'))

@@ -7,7 +7,9 @@ export {
   hashingModel,
 } from './embedding.ts'
 export * from './errors.ts'
+export * from './lifecycle/adopt.ts'
 export * from './lifecycle/partitions.ts'
+export * from './lifecycle/space-index.ts'
 export { type MigrateOptions, migrate } from './migrations/apply.ts'
 export type { MigrationProgress } from './migrations/turns.ts'
 export * from './queries/index.ts'

@@ -42,13 +42,16 @@ const sources = filesIn('src')
 /** What both a schema and a queries folder have besides domains. */
 const SHARED = [
   'columns',
+  'drift',
   'index',
   'managed',
   'objects',
+  'offloading',
   'partitions',
   'policies',
   'retrieval',
   'search-objects',
+  'spaces',
 ]
 const domainsIn = (folder: string, suffix = '.ts') =>
   (existsSync(folder) ? readdirSync(folder) : [])
@@ -65,6 +68,8 @@ describe('the floors', () => {
     'src/testing/': /^src\/(schema\/|queries\/|migrations\/|testing\/|[a-z]+\.ts$)/,
     'src/doctor/': /^src\/(schema\/|queries\/|migrations\/|doctor\/|[a-z]+\.ts$)/,
     'src/lifecycle/': /^src\/(schema\/|queries\/|migrations\/|lifecycle\/|[a-z]+\.ts$)/,
+    'src/stores/': /^src\/(schema\/|queries\/|stores\/|[a-z]+\.ts$)/,
+    'src/integrations/': /^src\/(schema\/|queries\/|integrations\/|[a-z]+\.ts$)/,
     'src/cli/': /^src\/(?!testing\/)/,
   }
 
@@ -100,15 +105,28 @@ describe('the floors', () => {
     'prices → catalogue',
     'invitations → identity',
     'invitations → members',
-    'chunks → sources',
     'asking → spaces',
     'context → ai',
     'context → filters',
     'context → search',
     'search → filters',
     'similar → search',
-    'similar → sources',
+    'similar → source-attributes',
     'search → searches',
+    'chunks → source-attributes',
+    'sources → source-attributes',
+    'sources → source-vectors',
+    'source-vectors → source-attributes',
+    'embedding-jobs → usage',
+    'embedding-jobs → spaces',
+    'embedding-jobs → job-queue',
+    'embedding-jobs → embedding-failures',
+    'filling → embedding-jobs',
+    'filling → job-queue',
+    'filling → spaces',
+    'comparison → filters',
+    'comparison → search',
+    'drift → job-queue',
   ]
 
   test('queries call another domain only in a listed direction', () => {
@@ -225,7 +243,15 @@ test('every table is in the schema file of its own domain, and every domain in t
 })
 
 /** Queries files that are tested through another one. */
-const INNER = ['catalogue', 'filters', 'usage']
+const INNER = [
+  'catalogue',
+  'embedding-failures',
+  'filters',
+  'job-queue',
+  'source-attributes',
+  'source-vectors',
+  'usage',
+]
 
 test('every queries file has a test, and is in the index', () => {
   const queries = domainsIn('src/queries').filter((name) => !INNER.includes(name))
@@ -268,7 +294,7 @@ describe('docstrings', () => {
     }))
 
   const documented = sources.filter((file) =>
-    /^src\/(queries|migrations)\/|^src\/\w+\.ts$/.test(file),
+    /^src\/(queries|migrations|stores|integrations)\/|^src\/\w+\.ts$/.test(file),
   )
   test.each(documented)('%s says what each function and class is for', (file) => {
     const silent = declarations(file)

@@ -438,6 +438,8 @@ describe('functions', () => {
     'identity.uuid_v7()',
     'search.terms(search.language,text)',
     'search.query_terms(search.language,text)',
+    // Counts, of what belongs to no organization, and says that it has.
+    'search.count_queries(uuid,integer)',
   ]
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
@@ -521,6 +523,15 @@ describe('functions', () => {
         sql`identity.user_by_subject('test', 'a')`,
         sql`identity.member_organizations(${userId}, null, 10)`,
         sql`search.create_partition(${organizationId})`,
+        sql`search.due_organizations(${organizationId}, null, null, 10)`,
+        sql`search.enqueue_missing(${organizationId}, null, null, null, 10)`,
+        sql`search.space_coverage(${organizationId}, null)`,
+        sql`search.activate_space(${organizationId}, true)`,
+        sql`search.roll_back_space('text')`,
+        sql`search.retire_space(${organizationId})`,
+        sql`search.drop_space(${organizationId})`,
+        sql`search.embedding_drift(${organizationId}, 20)`,
+        sql`search.repair_embeddings(${organizationId})`,
         sql`partitions.create_months('costs', 'usage_events', now(), now())`,
       ]) {
         const { refused } = await attempt(db, ownScope, mine, (tx) =>

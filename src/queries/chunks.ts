@@ -3,7 +3,7 @@ import { run } from '../database.ts'
 import { type Chunk, chunks } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkInteger, checkLimit, checkText } from '../validation.ts'
-import { checkSource, type Source } from './sources.ts'
+import { checkSource, type Source } from './source-attributes.ts'
 
 const MAX_PAGE = 500
 

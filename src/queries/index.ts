@@ -9,6 +9,7 @@ export * from './activity-buffer.ts'
 export * from './ai.ts'
 export * from './asking.ts'
 export * from './chunks.ts'
+export * from './comparison.ts'
 export * from './context.ts'
 export {
   type ListUsageOptions,
@@ -27,6 +28,17 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export * from './drift.ts'
+export {
+  type EmbedFunction,
+  type ListEmbeddingJobsOptions,
+  listEmbeddingJobs,
+  type RunEmbeddingJobsOptions,
+  type RunProgress,
+  retryDeadJobs,
+  runEmbeddingJobs,
+} from './embedding-jobs.ts'
+export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
@@ -42,6 +54,25 @@ export {
   type TransferOwnershipOptions,
   transferOwnership,
 } from './members.ts'
+export {
+  type CreateNamespaceOptions,
+  createNamespace,
+  getNamespace,
+  type ListNamespacesOptions,
+  listNamespaces,
+  type NamespaceDrift,
+  namespaceDrift,
+  removeNamespace,
+} from './namespaces.ts'
+export {
+  type ClaimedPlacement,
+  type ClaimPlacementsOptions,
+  claimPlacements,
+  type PlacementOutcome,
+  type RefreshedPlacements,
+  refreshPlacements,
+  settlePlacements,
+} from './placements.ts'
 export {
   type ApplicablePrice,
   type ClosePriceOptions,

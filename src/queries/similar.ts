@@ -5,7 +5,7 @@ import { chunks, embeddings } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkUuid } from '../validation.ts'
 import { type SearchOptions, type SearchResult, search } from './search.ts'
-import { checkSource, type Source } from './sources.ts'
+import { checkSource, type Source } from './source-attributes.ts'
 
 export interface SimilarToOptions
   extends Source,

@@ -1,60 +1,34 @@
 import { sql } from 'drizzle-orm'
 import { only, rowsOf } from '../database.ts'
-import { type EmbeddingModel, embedTexts, vectorText } from '../embedding.ts'
-import { ForbiddenError, ValidationError } from '../errors.ts'
+import { ForbiddenError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
   chunks,
   embeddings,
+  language as languages,
   type Space,
-  type Visibility,
   visibility as visibilities,
 } from '../schema/search.ts'
-import { type Piece, type SplitOptions, splitText } from '../splitting.ts'
+import { type Piece, splitText } from '../splitting.ts'
 import type { Tenant } from '../tenant.ts'
+import { checkInteger } from '../validation.ts'
 import {
-  checkInstant,
-  checkInteger,
-  checkJson,
-  checkOneOf,
-  checkText,
-  checkUuid,
-  checkVector,
-} from '../validation.ts'
+  type Attributes,
+  attributesOf,
+  checkOptions,
+  checkSource,
+  type IndexSourceOptions,
+  MAX_TEXT,
+  type Source,
+} from './source-attributes.ts'
+import {
+  deleteForeignEmbeddings,
+  embedRows,
+  enqueueSource,
+  writeEmbeddings,
+} from './source-vectors.ts'
 
-/** Of a source, in characters. */
-const MAX_TEXT = 5_000_000
-
-/** Vectors in a statement: a few megabytes at the most dimensions, and a second's work of an HNSW index. */
-const VECTOR_BATCH = 100
-
-/** What is indexed, and found again: a document, a message, a page. */
-export interface Source {
-  /** What kind of thing it is, in up to 40 characters, such as `document`. */
-  sourceType: string
-  /** Which one, in the caller's own terms. */
-  sourceId: string
-}
-
-export interface IndexSourceOptions extends Source, SplitOptions {
-  text: string
-  /** With both of them, new chunks are embedded; without, they are found by their words only. */
-  model?: EmbeddingModel
-  space?: Space
-  /** Null for nobody's. Of a new source the user in scope, unless said. */
-  ownerId?: string | null
-  /** Of a new source `shared`, unless said. A private one needs an owner. */
-  visibility?: Visibility
-  projectId?: string | null
-  categoryId?: string | null
-  metadata?: Record<string, unknown>
-  /** When the source was written or said; of a new one now, unless said. */
-  occurredAt?: Date
-  /** Ends it between two batches, and undoes it. */
-  signal?: AbortSignal
-  /** Counts the tokens of a chunk; a quarter of its characters, rounded up, unless said. */
-  countTokens?: (text: string) => number
-}
+export type { IndexSourceOptions, Source } from './source-attributes.ts'
 
 export interface IndexedSource {
   /** How many the source has now: those added and those kept. */
@@ -71,6 +45,9 @@ export interface IndexedSource {
 /**
  * Makes what is found of a source what its text is now. A chunk whose content stands in the text already
  * keeps its id and its vector; only the others are embedded and written. An empty text removes all.
+ *
+ * For every other space of its purpose that is filled or searched, jobs for what it lacks there are added in
+ * the same transaction; see `runEmbeddingJobs`.
  *
  * Of a source that is there already, absent options keep what they are. The model is called within the
  * transaction, when only this source is locked and nothing is written. Callers for one source take turns.
@@ -101,6 +78,10 @@ export async function indexSource(
   await deleteChunks(tenant, options, gone)
   await writeChunks(tenant, options, attributes, rows)
   await writeEmbeddings(tenant, options, attributes, vectors, space)
+  if (stored.some(({ purpose }) => purpose !== attributes.purpose)) {
+    await deleteForeignEmbeddings(tenant, options)
+  }
+  if (rows.length > 0) await enqueueSource(tenant, options)
   const kept = rows.filter(({ isKept }) => isKept).length
   return {
     chunks: rows.length,
@@ -110,46 +91,6 @@ export async function indexSource(
     embedded: missing.length,
     embeddedTokens: vectors.tokens ?? missing.reduce((sum, { tokens }) => sum + tokens, 0),
   }
-}
-
-function checkOptions({ model, space, ...options }: IndexSourceOptions) {
-  checkSource(options)
-  checkText('text', options.text, { min: 0, max: MAX_TEXT })
-  if (options.ownerId != null) checkUuid('ownerId', options.ownerId)
-  if (options.projectId != null) checkUuid('projectId', options.projectId)
-  if (options.categoryId != null) checkUuid('categoryId', options.categoryId)
-  if (options.visibility !== undefined) {
-    checkOneOf('visibility', options.visibility, visibilities.enumValues)
-  }
-  if (options.metadata !== undefined) checkJson('metadata', options.metadata)
-  if (options.occurredAt !== undefined) checkInstant('occurredAt', options.occurredAt)
-  if (!model !== !space) {
-    throw new ValidationError(model ? 'space' : 'model', 'must be given with the other one')
-  }
-  if (model && space && (model.provider !== space.provider || model.modelId !== space.model)) {
-    throw new ValidationError(
-      'model',
-      `is ${model.provider}/${model.modelId}, and the space is for ${space.provider}/${space.model}`,
-    )
-  }
-  return { model, space }
-}
-
-/** Checks which source is meant. */
-export function checkSource({ sourceType, sourceId }: Source) {
-  checkText('sourceType', sourceType, { max: 40 })
-  checkText('sourceId', sourceId)
-}
-
-/** What all chunks of a source have in common. */
-interface Attributes {
-  ownerId: string | null
-  projectId: string | null
-  categoryId: string | null
-  visibility: Visibility
-  metadata: Record<string, unknown>
-  /** Null: now. */
-  occurredAt: string | null
 }
 
 interface StoredChunk extends Attributes {
@@ -180,43 +121,16 @@ const readChunks = (
   rowsOf<StoredChunk>(
     db,
     sql`
-      select c.id, encode(c.content_hash, 'hex') as hash, e.chunk_id is not null as embedded,
+      select c.id, encode(c.content_hash, 'hex') as hash,
+        e.chunk_id is not null and coalesce(e.content_hash = c.content_hash, true) as embedded,
         c.owner_id as "ownerId", c.project_id as "projectId", c.category_id as "categoryId",
-        c.visibility, c.metadata, c.occurred_at::text as "occurredAt"
+        c.visibility, c.purpose, c.language, c.metadata, c.occurred_at::text as "occurredAt"
       from ${chunks} c left join ${embeddings} e on e.organization_id = c.organization_id
         and e.chunk_id = c.id and e.space_id = ${space?.id ?? null}::uuid
       where c.organization_id = ${organizationId} and c.source_type = ${sourceType}
         and c.source_id = ${sourceId}
       order by c.position`,
   )
-
-/** What is given, else what the source has, else what a new one gets. */
-function attributesOf(
-  { userId }: Tenant,
-  options: IndexSourceOptions,
-  known: Attributes = {
-    ownerId: userId ?? null,
-    projectId: null,
-    categoryId: null,
-    visibility: 'shared',
-    metadata: {},
-    occurredAt: null,
-  },
-): Attributes {
-  const { ownerId, projectId, categoryId, visibility, metadata, occurredAt } = options
-  const attributes = {
-    ownerId: ownerId === undefined ? known.ownerId : ownerId,
-    projectId: projectId === undefined ? known.projectId : projectId,
-    categoryId: categoryId === undefined ? known.categoryId : categoryId,
-    visibility: visibility ?? known.visibility,
-    metadata: metadata ?? known.metadata,
-    occurredAt: occurredAt?.toISOString() ?? known.occurredAt,
-  }
-  if (attributes.visibility === 'private' && attributes.ownerId === null) {
-    throw new ValidationError('ownerId', 'must be a user for a private source')
-  }
-  return attributes
-}
 
 interface Passage extends Piece {
   tokens: number
@@ -246,40 +160,16 @@ function match(pieces: readonly Passage[], stored: readonly StoredChunk[]) {
   return { rows, gone: [...left.values()].flat().map(({ id }) => id) }
 }
 
-interface Vectors {
-  of: { id: string; embedding: number[] }[]
-  /** As the provider counts them. */
-  tokens: number | undefined
-}
-
-async function embedRows(
-  rows: readonly Row[],
-  model: EmbeddingModel | undefined,
-  space: Space | undefined,
-  signal: AbortSignal | undefined,
-): Promise<Vectors> {
-  if (!model || !space || rows.length === 0) return { of: [], tokens: 0 }
-  const { embeddings: made, tokens } = await embedTexts(
-    model,
-    rows.map(({ content }) => content),
-    signal,
-  )
-  const of = rows.map(({ id }, at) => {
-    const embedding = made[at]
-    checkVector(`embeddings[${at}]`, embedding, space.dimensions)
-    return { id, embedding: [...embedding] }
-  })
-  return { of, tokens }
-}
-
 /** Writes the chunks; those that are kept only where something of them has changed. */
 async function writeChunks(
   { db, organizationId }: Tenant,
   { sourceType, sourceId }: Source,
-  { ownerId, projectId, categoryId, visibility, metadata, occurredAt }: Attributes,
+  attributes: Attributes,
   rows: readonly Row[],
 ): Promise<void> {
   if (rows.length === 0) return
+  const { ownerId, projectId, categoryId, visibility, purpose, language } = attributes
+  const { metadata, occurredAt } = attributes
   const records = rows.map(({ id, position, content, hash, tokens }) => ({
     ...{ id, position, content, tokens },
     hash: hash.toString('hex'),
@@ -288,10 +178,11 @@ async function writeChunks(
     db,
     sql`
       insert into ${chunks} as stored (organization_id, id, owner_id, project_id, category_id,
-        source_type, source_id, position, visibility, content, content_hash, metadata, token_count,
-        occurred_at)
+        source_type, source_id, position, visibility, purpose, language, content, content_hash,
+        metadata, token_count, occurred_at)
       select ${organizationId}, new.id, ${ownerId}::uuid, ${projectId}::uuid, ${categoryId}::uuid,
-        ${sourceType}, ${sourceId}, new.position, ${visibility}::${visibilities}, new.content,
+        ${sourceType}, ${sourceId}, new.position, ${visibility}::${visibilities},
+        ${purpose}, ${language}::${languages}, new.content,
         decode(new.hash, 'hex'), ${JSON.stringify(metadata)}::text::jsonb, new.tokens,
         coalesce(${occurredAt}::timestamptz, now())
       from json_to_recordset(${JSON.stringify(records)}::text::json)
@@ -299,50 +190,16 @@ async function writeChunks(
       on conflict (organization_id, id) do update set
         position = excluded.position, owner_id = excluded.owner_id, visibility = excluded.visibility,
         project_id = excluded.project_id, category_id = excluded.category_id,
+        purpose = excluded.purpose, language = excluded.language,
         metadata = excluded.metadata, occurred_at = excluded.occurred_at,
         updated_at = excluded.updated_at
       where (stored.position, stored.owner_id, stored.visibility, stored.project_id,
-          stored.category_id, stored.metadata, stored.occurred_at)
+          stored.category_id, stored.purpose, stored.language, stored.metadata, stored.occurred_at)
         is distinct from (excluded.position, excluded.owner_id, excluded.visibility,
-          excluded.project_id, excluded.category_id, excluded.metadata, excluded.occurred_at)
+          excluded.project_id, excluded.category_id, excluded.purpose, excluded.language,
+          excluded.metadata, excluded.occurred_at)
       returning id`,
   )
-}
-
-/** Writes new vectors, and keeps the copies of owner and visibility what the chunks' are, in every space. */
-async function writeEmbeddings(
-  { db, organizationId }: Tenant,
-  { sourceType, sourceId, signal }: IndexSourceOptions,
-  { ownerId, visibility }: Attributes,
-  vectors: Vectors,
-  space: Space | undefined,
-): Promise<void> {
-  await rowsOf(
-    db,
-    sql`
-      update ${embeddings} as e set owner_id = ${ownerId}::uuid, visibility = ${visibility}::${visibilities}
-      from ${chunks} c
-      where e.organization_id = ${organizationId} and c.organization_id = ${organizationId}
-        and c.source_type = ${sourceType} and c.source_id = ${sourceId} and e.chunk_id = c.id
-        and (e.owner_id, e.visibility) is distinct from (${ownerId}::uuid, ${visibility}::${visibilities})`,
-  )
-  if (!space || vectors.of.length === 0) return
-  for (let at = 0; at < vectors.of.length; at += VECTOR_BATCH) {
-    signal?.throwIfAborted()
-    const records = vectors.of
-      .slice(at, at + VECTOR_BATCH)
-      .map(({ id, embedding }) => ({ id, v: vectorText(embedding) }))
-    await rowsOf(
-      db,
-      sql`
-        insert into ${embeddings} (organization_id, space_id, chunk_id, owner_id, visibility,
-          source_type, embedding)
-        select ${organizationId}, ${space.id}, new.id, ${ownerId}::uuid,
-          ${visibility}::${visibilities}, ${sourceType}, new.v::public.halfvec
-        from json_to_recordset(${JSON.stringify(records)}::text::json) as new (id uuid, v text)
-        returning chunk_id`,
-    )
-  }
 }
 
 async function deleteChunks(

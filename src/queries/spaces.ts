@@ -1,6 +1,8 @@
-import { and, asc, eq, gt, sql } from 'drizzle-orm'
+import { setTimeout as pause } from 'node:timers/promises'
+import { and, asc, eq, gt, is, sql } from 'drizzle-orm'
+import { PgAsyncTransaction } from 'drizzle-orm/pg-core'
 import { type Database, mapErrors, only, rowsOf, run } from '../database.ts'
-import { NotFoundError } from '../errors.ts'
+import { LockError, NotFoundError } from '../errors.ts'
 import {
   MAX_DIMENSIONS,
   type Space,
@@ -21,6 +23,11 @@ export interface CreateSpaceOptions {
   revision?: string
   /** What is searched in it, such as `text` or `image`. */
   purpose?: string
+  /**
+   * `later` for a space that is filled first: to build an HNSW index over what is there takes a fraction
+   * of what it takes to add to one; see `buildSpaceIndex`. `now` unless said.
+   */
+  index?: 'now' | 'later'
 }
 
 /**
@@ -39,6 +46,7 @@ export async function createSpace(
     distance = 'cosine',
     revision = '1',
     purpose = 'text',
+    index = 'now',
   }: CreateSpaceOptions,
 ): Promise<Space> {
   checkText('provider', provider, { max: 200 })
@@ -47,6 +55,7 @@ export async function createSpace(
   checkOneOf('distance', distance, spaceDistance.enumValues)
   checkText('revision', revision, { max: 100 })
   checkText('purpose', purpose, { max: 100 })
+  checkOneOf('index', index, ['now', 'later'])
   const identity = { provider, model, dimensions, distance, revision, purpose }
 
   return mapErrors(() =>
@@ -62,16 +71,19 @@ export async function createSpace(
       if (existing) return existing
       const isActive = and(eq(spaces.purpose, purpose), eq(spaces.status, 'active'))
       const active = await run(tx.select({ id: spaces.id }).from(spaces).where(isActive))
-      const status = active.length === 0 ? 'active' : 'building'
+      const isFirst = active.length === 0
       const space = only(
         await run(
           tx
             .insert(spaces)
-            .values({ ...identity, status })
+            .values({
+              ...identity,
+              ...(isFirst && { status: 'active', activatedAt: sql`clock_timestamp()` }),
+            })
             .returning(),
         ),
       )
-      await rowsOf(tx, sql`select search.create_partition(${space.id})`)
+      await rowsOf(tx, sql`select search.create_partition(${space.id}, ${index === 'now'})`)
       return space
     }),
   )
@@ -126,4 +138,128 @@ export async function listSpaces(
       .orderBy(asc(spaces.id))
       .limit(limit),
   )
+}
+
+export interface SpaceCoverage {
+  /** Chunks that belong into the space: those of its purpose, but of archived organizations. */
+  chunks: number
+  /** Of which the vector is there, and of what the chunk says now. */
+  embedded: number
+  missing: number
+  /** Jobs that will be done, and those that have failed too often. */
+  pending: number
+  dead: number
+}
+
+export interface SpaceCoverageOptions {
+  /** Of this one alone. */
+  organizationId?: string
+}
+
+/**
+ * Counts how much of what belongs into a space is in it. Reads all chunks of its purpose.
+ *
+ * @throws {NotFoundError} for an unknown space. @throws {ValidationError}
+ */
+export async function spaceCoverage(
+  db: Database,
+  id: string,
+  { organizationId }: SpaceCoverageOptions = {},
+): Promise<SpaceCoverage> {
+  checkUuid('id', id)
+  if (organizationId !== undefined) checkUuid('organizationId', organizationId)
+  const row = only(
+    await rowsOf<Record<keyof SpaceCoverage, string>>(
+      db,
+      sql`select total as chunks, embedded, missing, pending, dead
+        from search.space_coverage(${id}, ${organizationId ?? null}::uuid)`,
+    ),
+  )
+  return {
+    chunks: Number(row.chunks),
+    embedded: Number(row.embedded),
+    missing: Number(row.missing),
+    pending: Number(row.pending),
+    dead: Number(row.dead),
+  }
+}
+
+export interface ActivateSpaceOptions {
+  /** Also with chunks that have no vector in it, which are then found by their words only. */
+  force?: boolean
+}
+
+/**
+ * Makes a space the active one of its purpose, and retires the one before it, in one statement. Returns it.
+ * Idempotent.
+ *
+ * @throws {SpaceError} `not_covered` while a chunk has no current vector in it, unless forced.
+ * @throws {NotFoundError} @throws {ValidationError}
+ */
+export async function activateSpace(
+  db: Database,
+  id: string,
+  { force = false }: ActivateSpaceOptions = {},
+): Promise<Space> {
+  checkUuid('id', id)
+  await rowsOf(db, sql`select search.activate_space(${id}, ${force === true})`)
+  return getSpace(db, id)
+}
+
+/**
+ * Makes the space that was active before the active one of a purpose again, in one statement, and returns
+ * it. A second call leads further back.
+ *
+ * What was indexed since has no vector in it: `fillSpace` makes them, before or after.
+ *
+ * @throws {SpaceError} `no_predecessor` if none was active before. @throws {ValidationError}
+ */
+export async function rollBackSpace(db: Database, purpose = 'text'): Promise<Space> {
+  checkText('purpose', purpose, { max: 100 })
+  const { id } = only(
+    await rowsOf<{ id: string }>(db, sql`select search.roll_back_space(${purpose}) as id`),
+  )
+  return getSpace(db, id)
+}
+
+/**
+ * Ends that a space is filled, and deletes its jobs. Of the active one too: its purpose has none then, until
+ * another is activated. Idempotent.
+ *
+ * @throws {NotFoundError} @throws {ValidationError}
+ */
+export async function retireSpace(db: Database, id: string): Promise<void> {
+  checkUuid('id', id)
+  await rowsOf(db, sql`select search.retire_space(${id})`)
+}
+
+const DROP_ATTEMPTS = 40
+const DROP_PAUSE_MS = 500
+
+/**
+ * Drops a space with all its vectors, by dropping its partition: at once, however many they are.
+ *
+ * That takes a lock which those who search wait for. It is waited for half a second at a time, and tried
+ * again for up to 40 seconds; within a transaction not again.
+ *
+ * @throws {SpaceError} `active` for the active one; `in_use` while a namespace of another engine is of it.
+ * @throws {LockError} if it was in use all the time; call it again. @throws {NotFoundError}
+ * @throws {ValidationError}
+ */
+export async function dropSpace(db: Database, id: string): Promise<void> {
+  checkUuid('id', id)
+  // What the transaction has locked before would be held all the while, and no deadlock be seen.
+  const attempts = is(db, PgAsyncTransaction) ? 1 : DROP_ATTEMPTS
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await mapErrors(() =>
+        db.transaction(async (tx) => {
+          await rowsOf(tx, sql`select search.drop_space(${id})`)
+        }),
+      )
+    } catch (error) {
+      if (!(error instanceof LockError) || attempt === attempts) throw error
+      await pause(DROP_PAUSE_MS)
+    }
+  }
 }

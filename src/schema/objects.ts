@@ -1,12 +1,15 @@
 import { activityObjects } from './activity.ts'
 import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
+import { driftObjects } from './drift.ts'
 import { identityObjects } from './identity.ts'
 import type { ManagedObject } from './managed.ts'
+import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
 import { searchObjects } from './search-objects.ts'
+import { spaceObjects } from './spaces.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
 export const managedObjects: readonly ManagedObject[] = [
@@ -15,6 +18,9 @@ export const managedObjects: readonly ManagedObject[] = [
   ...identityObjects,
   ...searchObjects,
   ...retrievalObjects,
+  ...spaceObjects,
+  ...driftObjects,
+  ...offloadingObjects,
   ...costsObjects,
   ...activityObjects,
   ...aiObjects,

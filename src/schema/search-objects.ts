@@ -3,7 +3,6 @@ import {
   managedCall,
   managedComment,
   managedConstraint,
-  managedExecute,
   managedExtension,
   managedFunction,
   managedGrant,
@@ -20,42 +19,6 @@ import {
   searches,
   spaces,
 } from './search.ts'
-
-/**
- * Makes the partition of a space: its vectors' fixed dimension, and their HNSW index.
- *
- * SECURITY DEFINER, because only the owner of `embeddings` may add to it. Repeating it changes nothing.
- */
-const createPartition = managedFunction(
-  'search.create_partition(uuid)',
-  sql`
-create or replace function search.create_partition(space uuid)
-returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set lock_timeout = '5s' as $$
-declare
-  child text := 'embeddings_' || replace(space::text, '-', '');
-  dims integer;
-  ops text;
-begin
-  select s.dimensions, case s.distance
-      when 'cosine' then 'halfvec_cosine_ops'
-      when 'l2' then 'halfvec_l2_ops'
-      else 'halfvec_ip_ops' end
-    into strict dims, ops from ${spaces} s where s.id = space;
-  if to_regclass(format('partitions.%I', child)) is not null then
-    return;
-  end if;
-  execute format('create table partitions.%I (like ${embeddings} including all excluding indexes)', child);
-  -- The parent takes any dimension; a typed column could not be attached to it.
-  execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
-    child, child || '_dims', dims);
-  -- Attached and not made as a part, so that those who search in other spaces go on meanwhile.
-  execute format('alter table ${embeddings} attach partition partitions.%I for values in (%L)',
-    child, space);
-  execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
-    child || '_hnsw', child, dims, ops);
-end $$`,
-)
 
 /**
  * The words of a text, stemmed. Declared immutable, as Postgres's own is for a configuration by name; they
@@ -88,8 +51,6 @@ export const searchObjects = [
   ),
   // In the row and uncompressed: an exact scan of TOASTed vectors takes 3.5 times as long.
   managedStorage(embeddings, embeddings.embedding, 'plain'),
-  createPartition,
-  ...managedExecute('search.create_partition(uuid)', 'plinth_platform'),
   managedGrant('search', sql`grant usage on schema ${search} to plinth_app, plinth_platform`),
   managedGrant('search.spaces', sql`grant select on ${spaces} to plinth_app`),
   managedGrant(

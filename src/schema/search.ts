@@ -91,7 +91,7 @@ export const spaces = search.table(
     /** Up to so many rows of a tenant are scanned exactly; beyond, the HNSW index is used. */
     exactRows: integer('exact_rows').notNull().default(4_000),
 
-    /** When it was last made the active one: the way back leads to the latest of the retired. */
+    /** When it was last made the active one: the way back leads to the latest of the retired. Null after a way back from it. */
     activatedAt: instant('activated_at'),
     ...timestamps(),
   },

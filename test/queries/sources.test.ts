@@ -7,7 +7,7 @@ import { ForbiddenError, ValidationError } from '../../src/errors.ts'
 import { listChunks } from '../../src/queries/chunks.ts'
 import { search } from '../../src/queries/search.ts'
 import { type IndexSourceOptions, indexSource, removeSource } from '../../src/queries/sources.ts'
-import { createSpace } from '../../src/queries/spaces.ts'
+import { createSpace, retireSpace } from '../../src/queries/spaces.ts'
 import { asService, inTenant, type Tenant } from '../../src/tenant.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { makeSpace } from '../../src/testing/search.ts'
@@ -32,8 +32,8 @@ function countingModel(): EmbeddingModel & { texts: string[] } {
   }
 }
 
-const hashingSpace = (db: Parameters<typeof makeSpace>[0]) =>
-  makeSpace(db, { provider: 'plinth', model: 'hashing-32', dimensions: 32 })
+const hashingSpace = (...[db, space]: Parameters<typeof makeSpace>) =>
+  makeSpace(db, { provider: 'plinth', model: 'hashing-32', dimensions: 32, ...space })
 
 describe('indexSource', () => {
   test('embeds and replaces only what has changed', async ({ db }) => {
@@ -131,6 +131,80 @@ describe('indexSource', () => {
     expect(await seenByBen()).toEqual([0, 0])
     await index('shared')
     expect(await seenByBen()).toEqual([1, 1])
+  })
+
+  test('leaves jobs for the other spaces of its purpose that are filled or searched', async ({
+    db,
+  }) => {
+    const [model, active] = [countingModel(), await hashingSpace(db)]
+    const another = (revision: string) =>
+      hashingSpace(db, { purpose: active.purpose, revision, index: 'later' })
+    const [building, retired] = [await another('2'), await another('3')]
+    await hashingSpace(db)
+    await retireSpace(db, retired.id)
+    const owner = await makeScope(db)
+    const member = await joinScope(db, owner)
+    const queued = () =>
+      inTenant(db, owner, (tenant) =>
+        rowsOf<{ space: string }>(
+          tenant.db,
+          sql`select space_id as space from search.embedding_jobs order by space_id, chunk_id`,
+        ),
+      )
+
+    await inTenant(db, member, (tenant) =>
+      indexSource(tenant, { ...source, ...cut, text: text('alpha', 'beta'), model, space: active }),
+    )
+    expect(await queued()).toEqual([{ space: building.id }, { space: building.id }])
+
+    await inTenant(db, member, (tenant) =>
+      indexSource(tenant, { ...source, ...cut, text: text('beta', 'gamma') }),
+    )
+    // The job of alpha went with it; gamma lacks its vector in both.
+    expect(await queued()).toEqual([active, building, building].map(({ id }) => ({ space: id })))
+
+    await inTenant(db, member, (tenant) => removeSource(tenant, source))
+    expect(await queued()).toEqual([])
+  })
+
+  test('keeps the hash of what a vector was made of', async ({ db }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const index = () => indexSource(tenant, { ...source, text: 'alpha', model, space })
+      await index()
+      const different = sql`select 1 from search.embeddings e join search.chunks c on c.id = e.chunk_id
+        where e.content_hash is distinct from c.content_hash`
+      expect(await rowsOf(tenant.db, different)).toEqual([])
+
+      await tenant.db.execute(sql`update search.embeddings set content_hash = sha256('old')`)
+      expect(await index()).toMatchObject({ kept: 1, embedded: 1 })
+      expect(await rowsOf(tenant.db, different)).toEqual([])
+    })
+  })
+
+  test('keeps purpose and language of a source, and deletes the vectors of a former purpose', async ({
+    db,
+  }) => {
+    const [model, space] = [countingModel(), await hashingSpace(db)]
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const index = (options: Partial<IndexSourceOptions> = {}) =>
+        indexSource(tenant, { ...source, text: 'die Häuser', ...options })
+      const read = async () => {
+        const [chunk] = await listChunks(tenant, source)
+        return [chunk?.purpose, chunk?.language]
+      }
+      await index()
+      expect(await read()).toEqual(['text', 'english'])
+      await index({ language: 'german', model, space })
+      expect(await read()).toEqual([space.purpose, 'german'])
+      await index({ text: 'die Gärten' })
+      expect(await read()).toEqual([space.purpose, 'german'])
+
+      await index({ model, space })
+      await index({ purpose: 'image' })
+      expect(await read()).toEqual(['image', 'german'])
+      expect(await rowsOf(tenant.db, sql`select 1 from search.embeddings`)).toEqual([])
+    })
   })
 
   test('is not for a viewer', async ({ db }) => {
@@ -285,6 +359,9 @@ describe('indexSource', () => {
         { model },
         { space },
         { model, space: other },
+        { model, space, purpose: 'another' },
+        { purpose: '' },
+        { language: 'klingon' as 'german' },
         { model: { ...model, doEmbed: async () => ({ embeddings: [[0, 1]] }) }, space },
         { model: { ...model, doEmbed: async () => ({ embeddings: [] }) }, space },
         { model: { ...model, maxEmbeddingsPerCall: 0 }, space },

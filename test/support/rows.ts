@@ -99,7 +99,7 @@ const describe = async (db: Database, table: number): Promise<Description> => {
         from pg_partitioned_table p
         join pg_attribute a on a.attrelid = c.oid and a.attnum = p.partattrs[0]
         where p.partrelid = c.oid and p.partstrat = 'l'
-          and to_regprocedure(n.nspname || '.create_partition(uuid)') is not null) as partitioner
+          and to_regprocedure(n.nspname || '.create_partition(uuid, boolean)') is not null) as partitioner
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = ${table}`,
   )
   if (!found) throw new Error(`no relation ${table}`)

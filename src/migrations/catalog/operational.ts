@@ -26,7 +26,7 @@ const SPACES = {
   root: 'search.embeddings',
   constraint: /^CHECK \(\(public\.vector_dims\(embedding\) = \d+\)\)$/,
   index: / USING hnsw \(\(\(embedding\)::public\.halfvec\(\d+\)\) public\.halfvec_\w+_ops\)$/,
-  note: 'drop the partition and have search.create_partition(space) make it anew, or create the index as that function does',
+  note: 'have buildSpaceIndex build it, or drop the partition and have search.create_partition(space) make it anew',
 }
 
 /**

@@ -1,6 +1,3 @@
--- managed: function search.create_partition(uuid)
-drop function if exists search.create_partition(uuid);
---> statement-breakpoint
 -- managed: function identity.uuid_v7()
 drop function if exists identity.uuid_v7();
 --> statement-breakpoint
@@ -30,6 +27,51 @@ drop function if exists identity.granted_role(uuid, uuid);
 --> statement-breakpoint
 -- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
 drop function if exists partitions.create_months(text, text, timestamptz, timestamptz);
+--> statement-breakpoint
+-- managed: function search.count_queries(uuid, integer)
+drop function if exists search.count_queries(uuid, integer);
+--> statement-breakpoint
+-- managed: function search.unplaced_vectors(uuid, json)
+drop function if exists search.unplaced_vectors(uuid, json);
+--> statement-breakpoint
+-- managed: function search.sample_placements(uuid, integer)
+drop function if exists search.sample_placements(uuid, integer);
+--> statement-breakpoint
+-- managed: function search.namespace_drift(uuid)
+drop function if exists search.namespace_drift(uuid);
+--> statement-breakpoint
+-- managed: function search.offloading_organizations(uuid, uuid, integer)
+drop function if exists search.offloading_organizations(uuid, uuid, integer);
+--> statement-breakpoint
+-- managed: function search.repair_embeddings(uuid)
+drop function if exists search.repair_embeddings(uuid);
+--> statement-breakpoint
+-- managed: function search.embedding_drift(uuid, integer)
+drop function if exists search.embedding_drift(uuid, integer);
+--> statement-breakpoint
+-- managed: function search.drop_space(uuid)
+drop function if exists search.drop_space(uuid);
+--> statement-breakpoint
+-- managed: function search.retire_space(uuid)
+drop function if exists search.retire_space(uuid);
+--> statement-breakpoint
+-- managed: function search.roll_back_space(text)
+drop function if exists search.roll_back_space(text);
+--> statement-breakpoint
+-- managed: function search.activate_space(uuid, boolean)
+drop function if exists search.activate_space(uuid, boolean);
+--> statement-breakpoint
+-- managed: function search.space_coverage(uuid, uuid)
+drop function if exists search.space_coverage(uuid, uuid);
+--> statement-breakpoint
+-- managed: function search.enqueue_missing(uuid, uuid, uuid, uuid, integer)
+drop function if exists search.enqueue_missing(uuid, uuid, uuid, uuid, integer);
+--> statement-breakpoint
+-- managed: function search.due_organizations(uuid, uuid[], uuid, integer)
+drop function if exists search.due_organizations(uuid, uuid[], uuid, integer);
+--> statement-breakpoint
+-- managed: function search.create_partition(uuid, boolean)
+drop function if exists search.create_partition(uuid, boolean);
 --> statement-breakpoint
 -- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
 drop function if exists search.diverse_chunks(uuid, uuid[], float8[], float8, integer);

@@ -4,6 +4,9 @@ drop function if exists search.matching_chunks(text, integer, text[], text[], uu
 -- managed: function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz)
 drop function if exists search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz);
 --> statement-breakpoint
+-- managed: function search.create_partition(uuid)
+drop function if exists search.create_partition(uuid);
+--> statement-breakpoint
 -- plinth: concurrently
 DROP INDEX "search"."chunks_terms_idx";
 --> statement-breakpoint
@@ -476,6 +479,467 @@ revoke execute on function search.matching_chunks(text, integer, text[], text[],
 --> statement-breakpoint
 -- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) to plinth_app
 grant execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) to plinth_app;
+--> statement-breakpoint
+-- managed: function search.create_partition(uuid, boolean)
+create or replace function search.create_partition(space uuid, with_index boolean default true)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s' as $$
+declare
+  child text := 'embeddings_' || replace(space::text, '-', '');
+  dims integer;
+  ops text;
+begin
+  select s.dimensions, case s.distance
+      when 'cosine' then 'halfvec_cosine_ops'
+      when 'l2' then 'halfvec_l2_ops'
+      else 'halfvec_ip_ops' end
+    into strict dims, ops from "search"."spaces" s where s.id = space;
+  if to_regclass(format('partitions.%I', child)) is not null then
+    return;
+  end if;
+  execute format('create table partitions.%I (like "search"."embeddings" including all excluding indexes)', child);
+  -- The parent takes any dimension; a typed column could not be attached to it.
+  execute format('alter table partitions.%I add constraint %I check (public.vector_dims(embedding) = %s)',
+    child, child || '_dims', dims);
+  -- Attached and not made as a part, so that those who search in other spaces go on meanwhile.
+  execute format('alter table "search"."embeddings" attach partition partitions.%I for values in (%L)',
+    child, space);
+  if with_index then
+    execute format('create index %I on partitions.%I using hnsw ((embedding::public.halfvec(%s)) public.%I)',
+      child || '_hnsw', child, dims, ops);
+  end if;
+end $$;
+--> statement-breakpoint
+-- managed: function search.due_organizations(uuid, uuid[], uuid, integer)
+create or replace function search.due_organizations(space uuid, among uuid[], after uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := coalesce(after, '00000000-0000-0000-0000-000000000000'::uuid);
+  given integer := 0;
+begin
+  while given < max_rows loop
+    if among is null then
+      select j.organization_id into organization from "search"."embedding_jobs" j
+        where j.space_id = space and j.status = 'pending' and j.organization_id > organization
+        order by j.organization_id limit 1;
+    else
+      select id into organization from unnest(among) id where id > organization order by id limit 1;
+    end if;
+    exit when not found;
+    perform 1 from "search"."embedding_jobs" j
+      join "identity"."organizations" o on o.id = j.organization_id and o.archived_at is null
+      where j.space_id = space and j.status = 'pending' and j.organization_id = organization
+        and j.due_at <= now()::timestamptz(3) and (j.leased_until is null or j.leased_until <= now())
+      limit 1;
+    if found then
+      return next organization;
+      given := given + 1;
+    end if;
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: function search.enqueue_missing(uuid, uuid, uuid, uuid, integer)
+create or replace function search.enqueue_missing(
+  space uuid, organization uuid, after_organization uuid, after_chunk uuid, max_rows integer)
+returns table (scanned integer, enqueued integer, last_organization uuid, last_chunk uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  its_purpose text;
+begin
+  select s.purpose into its_purpose from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  return query
+    with batch as materialized (
+      select c.organization_id, c.id, c.content_hash, c.purpose from "search"."chunks" c
+      where (c.organization_id, c.id) > (
+          coalesce(after_organization, organization, '00000000-0000-0000-0000-000000000000'::uuid), coalesce(after_chunk, '00000000-0000-0000-0000-000000000000'::uuid))
+        and c.organization_id <= coalesce(organization, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+      order by c.organization_id, c.id limit max_rows
+      for key share skip locked
+    ), made as (
+      insert into "search"."embedding_jobs" (organization_id, space_id, chunk_id)
+      select c.organization_id, space, c.id
+      from batch c left join "search"."embeddings" e on e.organization_id = c.organization_id and e.space_id = space and e.chunk_id = c.id
+      where c.purpose = its_purpose and not (e.chunk_id is not null and (e.content_hash is null or e.content_hash = c.content_hash))
+      on conflict do nothing
+      returning 1
+    ), latest as (
+      select b.organization_id, b.id from batch b order by b.organization_id desc, b.id desc limit 1
+    )
+    select (select count(*)::integer from batch), (select count(*)::integer from made),
+      (select l.organization_id from latest l), (select l.id from latest l);
+end $$;
+--> statement-breakpoint
+-- managed: function search.space_coverage(uuid, uuid)
+create or replace function search.space_coverage(space uuid, organization uuid)
+returns table (total bigint, embedded bigint, missing bigint, pending bigint, dead bigint)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  its_purpose text;
+begin
+  select s.purpose into its_purpose from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  return query
+    with covered as (
+      select count(*) as total, count(*) filter (where (e.chunk_id is not null and (e.content_hash is null or e.content_hash = c.content_hash))) as embedded
+      from "search"."chunks" c
+      join "identity"."organizations" o on o.id = c.organization_id and o.archived_at is null
+      left join "search"."embeddings" e on e.organization_id = c.organization_id and e.space_id = space and e.chunk_id = c.id
+      where c.purpose = its_purpose
+        and c.organization_id between coalesce(organization, '00000000-0000-0000-0000-000000000000'::uuid) and coalesce(organization, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    ), queued as (
+      select count(*) filter (where j.status = 'pending') as pending,
+        count(*) filter (where j.status = 'dead') as dead
+      from "search"."embedding_jobs" j
+      join "identity"."organizations" o on o.id = j.organization_id and o.archived_at is null
+      where j.space_id = space
+        and j.organization_id between coalesce(organization, '00000000-0000-0000-0000-000000000000'::uuid) and coalesce(organization, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    )
+    select v.total, v.embedded, v.total - v.embedded, q.pending, q.dead from covered v, queued q;
+end $$;
+--> statement-breakpoint
+-- managed: function search.activate_space(uuid, boolean)
+create or replace function search.activate_space(space uuid, force boolean)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  moment timestamptz := clock_timestamp();
+  its_purpose text;
+  lacking bigint;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('plinth.spaces', 0));
+  select s.purpose into its_purpose from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  if not force then
+    select v.missing into lacking from search.space_coverage(space, null) v;
+    if lacking > 0 then
+      raise exception '% chunks have no vector in the space; fill it first, or force it', lacking
+        using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.space.not_covered';
+    end if;
+  end if;
+  -- Before the other one: the key of the active space is looked at row by row.
+  update "search"."spaces" s set status = 'retired', updated_at = now()
+    where s.purpose = its_purpose and s.status = 'active' and s.id <> space;
+  update "search"."spaces" s set status = 'active', activated_at = moment, updated_at = now()
+    where s.id = space and s.status <> 'active';
+end $$;
+--> statement-breakpoint
+-- managed: function search.roll_back_space(text)
+create or replace function search.roll_back_space(its_purpose text)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  moment timestamptz := clock_timestamp();
+  previous uuid;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('plinth.spaces', 0));
+  select s.id into previous from "search"."spaces" s
+    where s.purpose = its_purpose and s.status = 'retired' and s.activated_at is not null
+    order by s.activated_at desc, s.id desc limit 1;
+  if not found then
+    raise exception 'no space was active before'
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.space.no_predecessor';
+  end if;
+  update "search"."spaces" s set status = 'retired', activated_at = null, updated_at = now()
+    where s.purpose = its_purpose and s.status = 'active';
+  update "search"."spaces" s set status = 'active', activated_at = moment, updated_at = now()
+    where s.id = previous;
+  return previous;
+end $$;
+--> statement-breakpoint
+-- managed: function search.retire_space(uuid)
+create or replace function search.retire_space(space uuid)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('plinth.spaces', 0));
+  update "search"."spaces" s set status = 'retired', updated_at = now()
+    where s.id = space and s.status <> 'retired';
+  if not found and not exists (select from "search"."spaces" s where s.id = space) then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  delete from "search"."embedding_jobs" j where j.space_id = space;
+end $$;
+--> statement-breakpoint
+-- managed: function search.drop_space(uuid)
+create or replace function search.drop_space(space uuid)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms' as $$
+declare
+  its_status text;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('plinth.spaces', 0));
+  select s.status into its_status from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  elsif its_status = 'active' then
+    raise exception 'space % is the active one; activate another one, or retire it, first', space
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.space.active';
+  elsif exists (select from "search"."namespaces" n where n.space_id = space) then
+    raise exception 'space % has vectors in another engine; remove its namespaces first', space
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.space.in_use';
+  end if;
+  execute format('drop table if exists partitions.%I', 'embeddings_' || replace(space::text, '-', ''));
+  delete from "search"."embedding_jobs" j where j.space_id = space;
+  delete from "search"."spaces" s where s.id = space;
+end $$;
+--> statement-breakpoint
+-- managed: grant search.create_partition(uuid, boolean)
+revoke execute on function search.create_partition(uuid, boolean) from public;
+--> statement-breakpoint
+-- managed: grant search.create_partition(uuid, boolean) to plinth_platform
+grant execute on function search.create_partition(uuid, boolean) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.due_organizations(uuid, uuid[], uuid, integer)
+revoke execute on function search.due_organizations(uuid, uuid[], uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.due_organizations(uuid, uuid[], uuid, integer) to plinth_platform
+grant execute on function search.due_organizations(uuid, uuid[], uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.enqueue_missing(uuid, uuid, uuid, uuid, integer)
+revoke execute on function search.enqueue_missing(uuid, uuid, uuid, uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.enqueue_missing(uuid, uuid, uuid, uuid, integer) to plinth_platform
+grant execute on function search.enqueue_missing(uuid, uuid, uuid, uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.space_coverage(uuid, uuid)
+revoke execute on function search.space_coverage(uuid, uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.space_coverage(uuid, uuid) to plinth_platform
+grant execute on function search.space_coverage(uuid, uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.activate_space(uuid, boolean)
+revoke execute on function search.activate_space(uuid, boolean) from public;
+--> statement-breakpoint
+-- managed: grant search.activate_space(uuid, boolean) to plinth_platform
+grant execute on function search.activate_space(uuid, boolean) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.roll_back_space(text)
+revoke execute on function search.roll_back_space(text) from public;
+--> statement-breakpoint
+-- managed: grant search.roll_back_space(text) to plinth_platform
+grant execute on function search.roll_back_space(text) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.retire_space(uuid)
+revoke execute on function search.retire_space(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.retire_space(uuid) to plinth_platform
+grant execute on function search.retire_space(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.drop_space(uuid)
+revoke execute on function search.drop_space(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.drop_space(uuid) to plinth_platform
+grant execute on function search.drop_space(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: function search.embedding_drift(uuid, integer)
+create or replace function search.embedding_drift(space uuid, max_samples integer)
+returns table (kind text, total bigint, samples json)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  its_purpose text;
+  dims integer;
+begin
+  select s.purpose, s.dimensions into its_purpose, dims from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  return query
+    with found as (
+      select wrong.kind, e.organization_id, e.chunk_id
+      from "search"."embeddings" e
+      left join "search"."chunks" c on c.organization_id = e.organization_id and c.id = e.chunk_id
+      left join "search"."embedding_jobs" j on j.organization_id = e.organization_id and j.space_id = space
+        and j.chunk_id = e.chunk_id and j.status = 'pending'
+      cross join lateral (values
+        ('orphaned', c.id is null or c.purpose <> its_purpose),
+        ('stale', j.chunk_id is null and c.purpose = its_purpose and e.content_hash <> c.content_hash),
+        ('misfiled', c.id is not null and (e.owner_id, e.visibility, e.source_type) is distinct from (c.owner_id, c.visibility, c.source_type)),
+        ('wrongDimension', public.vector_dims(e.embedding) <> dims),
+        ('zero', public.l2_norm(e.embedding) = 0)
+      ) as wrong (kind, is_wrong)
+      where e.space_id = space and wrong.is_wrong
+      union all
+      select 'missing', c.organization_id, c.id
+      from "search"."chunks" c
+      left join "search"."embeddings" e on e.organization_id = c.organization_id and e.space_id = space and e.chunk_id = c.id
+      left join "search"."embedding_jobs" j on j.organization_id = c.organization_id and j.space_id = space
+        and j.chunk_id = c.id and j.status = 'pending'
+      where c.purpose = its_purpose and e.chunk_id is null and j.chunk_id is null
+    ), numbered as (
+      select f.*, row_number() over (partition by f.kind order by f.organization_id, f.chunk_id) as place
+      from found f
+    )
+    select n.kind::text, count(*), json_agg(
+        json_build_object('organizationId', n.organization_id, 'chunkId', n.chunk_id) order by n.place)
+        filter (where n.place <= max_samples)
+    from numbered n group by n.kind;
+end $$;
+--> statement-breakpoint
+-- managed: function search.repair_embeddings(uuid)
+create or replace function search.repair_embeddings(space uuid)
+returns table (deleted bigint, refiled bigint, revived bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  its_purpose text;
+  dims integer;
+begin
+  select s.purpose, s.dimensions into its_purpose, dims from "search"."spaces" s where s.id = space;
+  if not found then
+    raise exception 'space % not found', space
+      using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  delete from "search"."embeddings" e
+    where e.space_id = space and (public.vector_dims(e.embedding) <> dims
+      or public.l2_norm(e.embedding) = 0
+      or not exists (select from "search"."chunks" c where c.organization_id = e.organization_id
+        and c.id = e.chunk_id and c.purpose = its_purpose));
+  get diagnostics deleted = row_count;
+  -- Locked, or a chunk that is made private meanwhile would have its vector made shared again.
+  with wrong as materialized (
+    select c.organization_id, c.id, c.owner_id, c.visibility, c.source_type
+    from "search"."embeddings" e
+    join "search"."chunks" c on c.organization_id = e.organization_id and c.id = e.chunk_id
+    where e.space_id = space and (e.owner_id, e.visibility, e.source_type) is distinct from (c.owner_id, c.visibility, c.source_type)
+    order by c.organization_id, c.id
+    for share of c
+  )
+  update "search"."embeddings" e
+    set owner_id = w.owner_id, visibility = w.visibility, source_type = w.source_type
+    from wrong w
+    where e.organization_id = w.organization_id and e.space_id = space and e.chunk_id = w.id;
+  get diagnostics refiled = row_count;
+  update "search"."embedding_jobs" j
+    set status = 'pending', attempts = 0, last_error = null, due_at = now(), updated_at = now()
+    where j.space_id = space and j.status = 'dead';
+  get diagnostics revived = row_count;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: grant search.embedding_drift(uuid, integer)
+revoke execute on function search.embedding_drift(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.embedding_drift(uuid, integer) to plinth_platform
+grant execute on function search.embedding_drift(uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.repair_embeddings(uuid)
+revoke execute on function search.repair_embeddings(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.repair_embeddings(uuid) to plinth_platform
+grant execute on function search.repair_embeddings(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: function search.offloading_organizations(uuid, uuid, integer)
+create or replace function search.offloading_organizations(namespace uuid, after uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select o.id from "identity"."organizations" o
+    where o.archived_at is null and (after is null or o.id > after)
+      and (exists (select from "search"."placements" p where p.organization_id = o.id and p.namespace_id = namespace)
+        or exists (select from "search"."embeddings" e join "search"."namespaces" n on n.space_id = e.space_id
+          where e.organization_id = o.id and n.id = namespace))
+    order by o.id limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: function search.namespace_drift(uuid)
+create or replace function search.namespace_drift(namespace uuid)
+returns table (local bigint, placed bigint, pending bigint, deleting bigint, dead bigint, missing bigint, stale bigint)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  space uuid;
+begin
+  select n.space_id into space from "search"."namespaces" n where n.id = namespace;
+  select count(p.synced_hash), count(*) filter (where p.status = 'pending'),
+      count(*) filter (where p.status = 'deleting'), count(*) filter (where p.status = 'dead')
+    into placed, pending, deleting, dead
+    from "search"."placements" p where p.namespace_id = namespace;
+  select count(*), count(*) filter (where o.archived_at is null and p.chunk_id is null),
+      count(*) filter (where o.archived_at is null and p.status = 'synced'
+        and p.synced_hash is distinct from sha256(public.halfvec_send(e.embedding)))
+    into local, missing, stale
+    from "search"."embeddings" e join "identity"."organizations" o on o.id = e.organization_id
+    left join "search"."placements" p on p.organization_id = e.organization_id and p.namespace_id = namespace
+      and p.chunk_id = e.chunk_id
+    where e.space_id = space;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: function search.sample_placements(uuid, integer)
+create or replace function search.sample_placements(namespace uuid, max_rows integer)
+returns table (organization_id uuid, chunk_id uuid)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select p.organization_id, p.chunk_id
+    from "search"."placements" p join "identity"."organizations" o on o.id = p.organization_id
+    where p.namespace_id = namespace and p.status = 'synced' and o.archived_at is null
+    order by random() limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: function search.unplaced_vectors(uuid, json)
+create or replace function search.unplaced_vectors(namespace uuid, keys json)
+returns table (organization_id uuid, chunk_id uuid, is_known boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select k."organizationId", k.id,
+      exists (select from "identity"."organizations" o where o.id = k."organizationId" and o.archived_at is null)
+    from json_to_recordset(keys) as k ("organizationId" uuid, id uuid)
+    where not exists (select from "search"."placements" p where p.organization_id = k."organizationId"
+      and p.namespace_id = namespace and p.chunk_id = k.id);
+end $$;
+--> statement-breakpoint
+-- managed: function search.count_queries(uuid, integer)
+create or replace function search.count_queries(namespace uuid, times integer)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if nullif(current_setting('plinth.organization_id', true), '')::uuid is null or times not between 1 and 1000000 then
+    return false;
+  end if;
+  update "search"."namespaces" n set queries = n.queries + times, last_used_at = now()
+    where n.id = any(array(select u.id from "search"."namespaces" u where u.id = namespace
+      for update skip locked));
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: grant search.offloading_organizations(uuid, uuid, integer)
+revoke execute on function search.offloading_organizations(uuid, uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.offloading_organizations(uuid, uuid, integer) to plinth_platform
+grant execute on function search.offloading_organizations(uuid, uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.namespace_drift(uuid)
+revoke execute on function search.namespace_drift(uuid) from public;
+--> statement-breakpoint
+-- managed: grant search.namespace_drift(uuid) to plinth_platform
+grant execute on function search.namespace_drift(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.sample_placements(uuid, integer)
+revoke execute on function search.sample_placements(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.sample_placements(uuid, integer) to plinth_platform
+grant execute on function search.sample_placements(uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.unplaced_vectors(uuid, json)
+revoke execute on function search.unplaced_vectors(uuid, json) from public;
+--> statement-breakpoint
+-- managed: grant search.unplaced_vectors(uuid, json) to plinth_platform
+grant execute on function search.unplaced_vectors(uuid, json) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant search.count_queries(uuid, integer)
+revoke execute on function search.count_queries(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant search.count_queries(uuid, integer) to plinth_app
+grant execute on function search.count_queries(uuid, integer) to plinth_app;
 --> statement-breakpoint
 -- managed: grant ai
 grant usage on schema "ai" to plinth_app;

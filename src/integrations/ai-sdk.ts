@@ -1,0 +1,196 @@
+import type { LanguageModelMiddleware } from 'ai'
+import { type Database, mapErrors } from '../database.ts'
+import type { EmbeddingModel } from '../embedding.ts'
+import { type RecordUsageOptions, recordUsages } from '../queries/usage.ts'
+import { uuidV7 } from '../schema/columns.ts'
+import { asService, inTenant, type Scope, type Tenant } from '../tenant.ts'
+
+/** How many calls wait for a ledger that refuses them; an older one is given up then. */
+const MAX_WAITING = 1_000
+
+/** Where usage is recorded: in a scope that is open, in transactions of its own, or in nobody's name. */
+export type Ledger =
+  | { tenant: Tenant }
+  | { db: Database; scope: Scope }
+  | { db: Database; organizationId: string }
+
+export interface MeterOptions
+  extends Pick<RecordUsageOptions, 'endpoint' | 'projectId' | 'runId' | 'userId' | 'metadata'> {
+  ledger: Ledger
+  /** What was done; `embedding` or `chat` unless said. */
+  operation?: string
+  /** As prices have it; the first word of the model's own unless said: `openai` of `openai.chat`. */
+  provider?: string
+  /** Of a text, where the provider does not say how many tokens a call had; a quarter of its characters. */
+  countTokens?: (text: string) => number
+  /** Told that the ledger did not take calls, or that some were given up. */
+  onLedgerError?: (error: unknown, waiting: number) => void
+}
+
+/** What records calls, and keeps those that the ledger did not take. */
+export interface Meter {
+  /** Records what waits. Rejects if the ledger does not take it. */
+  flush(): Promise<void>
+}
+
+/** An embedding model of the AI SDK, of specification v2 or v3, as that is what the SDK itself takes. */
+export type MeteredModel<Model> = Model & Meter
+
+/**
+ * The same embedding model, with each of its calls on record: tokens, latency, cost. For `embed` and
+ * `embedMany` of the AI SDK, and for `indexSource` and `embedTexts`.
+ *
+ * A ledger that fails costs no vectors: they are returned, and the call waits to be recorded with the next
+ * one, or by `flush`. Each has an idempotency key, so that none is recorded twice. In a transaction of the
+ * embedded database only `tenant` can record at once, in a savepoint; `db` waits until it has ended.
+ */
+export function meteredModel<Model extends EmbeddingModel>(
+  model: Model,
+  options: MeterOptions,
+): MeteredModel<Model> {
+  const { countTokens = (text) => Math.ceil(text.length / 4) } = options
+  const { record, flush } = openMeter(options)
+  const doEmbed: EmbeddingModel['doEmbed'] = async (call) => {
+    const started = performance.now()
+    const answer = await model.doEmbed(call)
+    const counted = call.values.reduce((sum, text) => sum + countTokens(text), 0)
+    await record(model, {
+      operation: options.operation ?? 'embedding',
+      embeddingTokens: answer.usage?.tokens ?? counted,
+      status: answer.usage ? undefined : 'estimated',
+      latencyMs: Math.round(performance.now() - started),
+    })
+    return answer
+  }
+  return withMethods(model, { doEmbed, flush })
+}
+
+/** The model itself for all but these methods, whatever kind of object it is. */
+function withMethods<Model extends object, Methods extends object>(model: Model, methods: Methods) {
+  const handler: ProxyHandler<Model> = {
+    get(target, key) {
+      if (key in methods) return Reflect.get(methods, key)
+      const value = Reflect.get(target, key, target)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+    has: (target, key) => key in methods || key in target,
+  }
+  return new Proxy(model, handler) as Model & Methods
+}
+
+type Call = Omit<RecordUsageOptions, 'provider' | 'model' | 'status'> & {
+  status?: RecordUsageOptions['status'] | undefined
+}
+
+/** One call after the other: the savepoints of two at once would interleave. */
+function openMeter({
+  ledger,
+  provider,
+  endpoint,
+  projectId,
+  runId,
+  userId,
+  metadata,
+  onLedgerError,
+}: MeterOptions) {
+  let waiting: RecordUsageOptions[] = []
+  let last: Promise<void> = Promise.resolve()
+
+  const write = async (): Promise<void> => {
+    const calls = waiting
+    if (calls.length === 0) return
+    await mapErrors(() => onLedger(ledger, (tenant) => recordUsages(tenant, calls)))
+    waiting = waiting.filter((call) => !calls.includes(call))
+  }
+  const flush = (): Promise<void> => {
+    const writing = last.then(write)
+    last = writing.catch(() => {})
+    return writing
+  }
+  const record = async (
+    model: { provider: string; modelId: string },
+    { status, ...call }: Call,
+  ): Promise<void> => {
+    waiting.push({
+      ...{ endpoint, projectId, runId, userId, metadata, ...call },
+      ...(status && { status }),
+      provider: provider ?? model.provider.split('.')[0] ?? model.provider,
+      model: model.modelId,
+      idempotencyKey: `ai-sdk ${uuidV7()}`,
+    })
+    waiting = waiting.slice(-MAX_WAITING)
+    await flush().catch((error) => onLedgerError?.(error, waiting.length))
+  }
+  return { record, flush }
+}
+
+function onLedger<T>(ledger: Ledger, work: (tenant: Tenant) => Promise<T>): Promise<T> {
+  if ('tenant' in ledger) {
+    const { tenant } = ledger
+    // A savepoint: what the ledger refuses would abort the transaction of what the vectors are for.
+    return tenant.db.transaction((db) => work({ ...tenant, db }))
+  }
+  return 'scope' in ledger
+    ? inTenant(ledger.db, ledger.scope, work)
+    : asService(ledger.db, ledger.organizationId, work)
+}
+
+/** As much of a generation's usage as is recorded. */
+interface GenerationUsage {
+  inputTokens: {
+    total: number | undefined
+    cacheRead: number | undefined
+    cacheWrite: number | undefined
+  }
+  outputTokens: { total: number | undefined; reasoning: number | undefined }
+}
+
+const countsOf = ({ inputTokens, outputTokens }: GenerationUsage) => ({
+  inputTokens: inputTokens.total ?? 0,
+  cacheReadTokens: inputTokens.cacheRead ?? 0,
+  cacheWriteTokens: inputTokens.cacheWrite ?? 0,
+  outputTokens: outputTokens.total ?? 0,
+  reasoningTokens: outputTokens.reasoning ?? 0,
+})
+
+/**
+ * Middleware for `wrapLanguageModel` that puts each generation on record: input, output, cached and
+ * reasoning tokens, latency, cost. Of a stream when it ends; one that is given up before says no usage.
+ *
+ * As with `meteredModel`, a ledger that fails costs no answer.
+ */
+export function usageMiddleware(options: MeterOptions): LanguageModelMiddleware & Meter {
+  const { record, flush } = openMeter(options)
+  const operation = options.operation ?? 'chat'
+  return {
+    specificationVersion: 'v3',
+    flush,
+    wrapGenerate: async ({ doGenerate, model }) => {
+      const started = performance.now()
+      const result = await doGenerate()
+      const latencyMs = Math.round(performance.now() - started)
+      await record(model, { operation, latencyMs, ...countsOf(result.usage) })
+      return result
+    },
+    wrapStream: async ({ doStream, model }) => {
+      const started = performance.now()
+      const { stream, ...rest } = await doStream()
+      let usage: GenerationUsage | undefined
+      const metered = new TransformStream<StreamPart, StreamPart>({
+        transform: (part, controller) => {
+          if (part.type === 'finish') usage = part.usage
+          controller.enqueue(part)
+        },
+        flush: async () => {
+          const latencyMs = Math.round(performance.now() - started)
+          if (usage) await record(model, { operation, latencyMs, ...countsOf(usage) })
+        },
+      })
+      return { stream: stream.pipeThrough(metered), ...rest }
+    },
+  }
+}
+
+type WrapStream = NonNullable<LanguageModelMiddleware['wrapStream']>
+type StreamPart =
+  Awaited<ReturnType<WrapStream>>['stream'] extends ReadableStream<infer Part> ? Part : never
