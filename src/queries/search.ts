@@ -22,7 +22,7 @@ const MAX_RESULTS = 200
 const MAX_GIVEN = 20_000
 
 /** Of reciprocal rank fusion: how little the first rank counts above the second (Cormack et al. 2009). */
-const RRF_K = 60
+const RRF_K = sql.raw('60')
 
 /** What the answer is chosen among: more than it has, since what both arms have found comes first. */
 const candidatesFor = (limit: number) => Math.max(limit * 4, 40)
@@ -173,7 +173,9 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
   const { limit = 10, weights = {}, recency, snippets = false, explain = false } = options
   const diversity = mode === 'text' ? 0 : (options.diversity ?? 0)
   const isChosen = mode === 'hybrid' || recency !== undefined || diversity > 0
-  const candidates = isChosen ? candidatesFor(limit) : limit
+  // Numbers that were checked stand in the text: a plan that knows them is as good as one for each call.
+  const rows = sql.raw(String(limit))
+  const candidates = sql.raw(String(isChosen ? candidatesFor(limit) : limit))
   const filters = filterArguments(options)
   const vector =
     mode === 'text' || !options.space || !options.embedding
@@ -192,8 +194,9 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
         ? NO_ARM
         : sql`search.matching_chunks(${options.query}, ${candidates}, ${filters}, ${explain})`,
   }
+  // Of vectors always: a space that does not exist is an error even where there is no chunk to join.
   const described = (name: 'vector' | 'text') =>
-    arms[name] === NO_ARM || !(explain || options.maxScan)
+    arms[name] === NO_ARM || (name === 'text' && !explain)
       ? sql`null`
       : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
@@ -208,9 +211,9 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
   const best = diversity
     ? sql`select s.*, d.place from search.diverse_chunks(${vector?.id}::uuid,
           (select array_agg(chunk_id order by score desc, chunk_id) from scored),
-          (select array_agg(score order by score desc, chunk_id) from scored), ${diversity}::float8, ${limit}) d
+          (select array_agg(score order by score desc, chunk_id) from scored), ${diversity}::float8, ${rows}) d
         join scored s on s.chunk_id = d.chunk_id`
-    : sql`select *, null::integer as place from scored order by score desc, chunk_id limit ${limit}`
+    : sql`select *, null::integer as place from scored order by score desc, chunk_id limit ${rows}`
 
   const snippet =
     snippets && options.query !== undefined
@@ -236,12 +239,12 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
       select u.* from text_arm a, unnest(a.chunk_ids) with ordinality u (chunk_id, rank)),
     fused as (
       select coalesce(n.chunk_id, m.chunk_id) as chunk_id, n.distance, n.rank as vector_rank, m.rank as text_rank,
-        coalesce(${weights.vector ?? 1}::float8 / (${RRF_K}::integer + n.rank), 0)
-          + coalesce(${weights.text ?? 1}::float8 / (${RRF_K}::integer + m.rank), 0) as score
+        coalesce(${weights.vector ?? 1}::float8 / (${RRF_K} + n.rank), 0)
+          + coalesce(${weights.text ?? 1}::float8 / (${RRF_K} + m.rank), 0) as score
       from near n full join matching m on m.chunk_id = n.chunk_id),
     scored as (
       select f.chunk_id, f.distance, f.vector_rank, f.text_rank, ${score} as score from fused f ${dated}
-      order by score desc, chunk_id limit ${diversity ? MAX_DIVERSE : limit}),
+      order by score desc, chunk_id limit ${diversity ? sql.raw(String(MAX_DIVERSE)) : rows}),
     best as (${best}),
     found as (
       select c.id as "chunkId", c.source_type as "sourceType", c.source_id as "sourceId", c.position,

@@ -47,7 +47,7 @@ const nearestSignature = `search.nearest_chunks(uuid, public.halfvec, integer, $
  * A slice of up to spaces.exact_rows rows is scanned, which is exact and there the faster way. Of a larger
  * one the HNSW index is asked, which may pass over some of the nearest; if it comes back with too few, the
  * slice is scanned after all. Where the slice is so thin in the whole space that the index would have to
- * look at more than hnsw.max_scan_tuples, or there is no index yet, it is scanned at once. With `max_scan` the index looks at no more
+ * look at more than a scan does, or there is no index yet, it is scanned at once. With `max_scan` the index looks at no more
  * than that, and nothing is scanned afterwards: the answer may be short, and says so.
  *
  * The exact scan orders by the uncast column, which no index has. Dynamic SQL: a cached generic plan would
@@ -66,18 +66,22 @@ declare
   organization uuid := ${scopedOrganization};
   dims integer;
   bound integer;
+  candidates integer;
   op text;
   filters text := ${chunkFilters};
   slice text;
   sorts text := current_setting('enable_sort');
 begin
-  -- A slice that is thinner in the whole space would not fill max_rows with all that the index looks at.
+  -- For max_rows of a slice the index looks at max_rows * rows / slice vectors, and each is 15 times the work
+  -- of one that is scanned: a slice that is thinner is scanned the faster, until it would not be filled at all.
   select s.dimensions, case
         when i.rows is null then 2147483646
         when max_scan is not null then s.exact_rows
-        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end::integer,
+        else least(1e9, greatest(s.exact_rows, sqrt(15 * i.rows * max_rows), i.rows * max_rows / 20000)) end::integer,
+      -- A larger graph takes a longer list for the same recall; what pgvector takes is up to 1000.
+      least(1000, 200 * greatest(1, sqrt(i.rows / 100000)))::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
-    into dims, bound, op from ${spaces} s
+    into dims, bound, candidates, op from ${spaces} s
     left join (select c.relname, greatest(c.reltuples, 0)::float8 as rows from pg_class c
       join pg_index x on x.indrelid = c.oid and x.indisvalid
       join pg_class h on h.oid = x.indexrelid join pg_am m on m.oid = h.relam and m.amname = 'hnsw') i
@@ -123,7 +127,7 @@ begin
   if counted > bound then
     plan := 'index';
     set local hnsw.iterative_scan = 'relaxed_order';
-    execute format('set local hnsw.ef_search = %s', least(max_scan, 200));
+    execute format('set local hnsw.ef_search = %s', least(max_scan, candidates));
     execute format('set local hnsw.max_scan_tuples = %s', coalesce(max_scan, 20000));
     -- Which plan it is, is decided here: estimates of a filter are mostly wrong.
     set local enable_sort = off;
