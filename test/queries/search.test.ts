@@ -331,6 +331,9 @@ describe('ranking', () => {
       expect((await find({ halfLifeDays: 30 }))[1]?.score).toBeCloseTo(0.75 / 61, 5)
       // Barely a day of a hundred thousand.
       expect(contents(await find({ halfLifeDays: 100_000 }))).toEqual(contents(await find()))
+      // More half-lives than a number has places for.
+      const [, ancient] = await find({ halfLifeDays: 0.001, weight: 1 })
+      expect(ancient?.score).toBeCloseTo(0, 10)
     })
   })
 })
