@@ -192,8 +192,9 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
         ? NO_ARM
         : sql`search.matching_chunks(${options.query}, ${candidates}, ${filters}, ${explain})`,
   }
+  // Always asked for: an arm that is only joined is not run at all where there is no chunk, and refuses nothing.
   const described = (name: 'vector' | 'text') =>
-    arms[name] === NO_ARM || !(explain || options.maxScan)
+    arms[name] === NO_ARM
       ? sql`null`
       : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
