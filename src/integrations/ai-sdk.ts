@@ -1,6 +1,6 @@
 import type { LanguageModelMiddleware } from 'ai'
 import { type Database, mapErrors } from '../database.ts'
-import type { EmbeddingModel } from '../embedding.ts'
+import { type EmbeddingModel, pricedProvider } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
 import { type RecordUsageOptions, recordUsages } from '../queries/usage.ts'
 import { uuidV7 } from '../schema/columns.ts'
@@ -134,7 +134,7 @@ function openMeter({
     waiting.push({
       ...{ endpoint, projectId, runId, userId, metadata, ...call },
       ...(status && { status }),
-      provider: provider ?? model.provider.split('.')[0] ?? model.provider,
+      provider: provider ?? pricedProvider(model.provider),
       model: model.modelId,
       idempotencyKey: `ai-sdk ${uuidV7()}`,
     })
