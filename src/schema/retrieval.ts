@@ -72,10 +72,10 @@ declare
   sorts text := current_setting('enable_sort');
 begin
   -- A slice that is thinner in the whole space would not fill max_rows with all that the index looks at.
-  select s.dimensions, case
+  select s.dimensions, least(2147483646, case
         when i.rows is null then 2147483646
         when max_scan is not null then s.exact_rows
-        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end::integer,
+        else greatest(s.exact_rows, least(1e9, i.rows * max_rows / 20000)) end)::integer,
       case s.distance when 'cosine' then '<=>' when 'l2' then '<->' else '<#>' end
     into dims, bound, op from ${spaces} s
     left join (select c.relname, greatest(c.reltuples, 0)::float8 as rows from pg_class c
