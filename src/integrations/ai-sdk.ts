@@ -1,6 +1,7 @@
 import type { LanguageModelMiddleware } from 'ai'
 import { type Database, mapErrors } from '../database.ts'
-import type { EmbeddingModel } from '../embedding.ts'
+import { type EmbeddingModel, pricedProvider } from '../embedding.ts'
+import { ValidationError } from '../errors.ts'
 import { type RecordUsageOptions, recordUsages } from '../queries/usage.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { asService, inTenant, type Scope, type Tenant } from '../tenant.ts'
@@ -53,17 +54,21 @@ export function meteredModel<Model extends EmbeddingModel>(
   const doEmbed: EmbeddingModel['doEmbed'] = async (call) => {
     const started = performance.now()
     const answer = await model.doEmbed(call)
-    const counted = call.values.reduce((sum, text) => sum + countTokens(text), 0)
+    const tokens = countOf(answer.usage?.tokens)
     await record(model, {
       operation: options.operation ?? 'embedding',
-      embeddingTokens: answer.usage?.tokens ?? counted,
-      status: answer.usage ? undefined : 'estimated',
+      embeddingTokens: tokens ?? call.values.reduce((sum, text) => sum + countTokens(text), 0),
+      status: tokens === undefined ? 'estimated' : undefined,
       latencyMs: Math.round(performance.now() - started),
     })
     return answer
   }
   return withMethods(model, { doEmbed, flush })
 }
+
+/** A number of tokens; undefined for none that is one, such as the NaN of a provider that says nothing. */
+const countOf = (tokens: number | undefined): number | undefined =>
+  Number.isSafeInteger(tokens) && Number(tokens) >= 0 ? tokens : undefined
 
 /** The model itself for all but these methods, whatever kind of object it is. */
 function withMethods<Model extends object, Methods extends object>(model: Model, methods: Methods) {
@@ -96,11 +101,26 @@ function openMeter({
   let waiting: RecordUsageOptions[] = []
   let last: Promise<void> = Promise.resolve()
 
+  const send = async (calls: readonly RecordUsageOptions[]): Promise<void> => {
+    await mapErrors(() => onLedger(ledger, (tenant) => recordUsages(tenant, calls)))
+    waiting = waiting.filter((call) => !calls.includes(call))
+  }
   const write = async (): Promise<void> => {
     const calls = waiting
     if (calls.length === 0) return
-    await mapErrors(() => onLedger(ledger, (tenant) => recordUsages(tenant, calls)))
-    waiting = waiting.filter((call) => !calls.includes(call))
+    try {
+      await send(calls)
+    } catch (error) {
+      if (!(error instanceof ValidationError)) throw error
+      // One that is never taken is given up: it would keep all the others from being recorded.
+      for (const call of calls) {
+        await send([call]).catch((reason) => {
+          if (!(reason instanceof ValidationError)) throw reason
+          waiting = waiting.filter((one) => one !== call)
+        })
+      }
+      throw error
+    }
   }
   const flush = (): Promise<void> => {
     const writing = last.then(write)
@@ -114,7 +134,7 @@ function openMeter({
     waiting.push({
       ...{ endpoint, projectId, runId, userId, metadata, ...call },
       ...(status && { status }),
-      provider: provider ?? model.provider.split('.')[0] ?? model.provider,
+      provider: provider ?? pricedProvider(model.provider),
       model: model.modelId,
       idempotencyKey: `ai-sdk ${uuidV7()}`,
     })
@@ -146,11 +166,11 @@ interface GenerationUsage {
 }
 
 const countsOf = ({ inputTokens, outputTokens }: GenerationUsage) => ({
-  inputTokens: inputTokens.total ?? 0,
-  cacheReadTokens: inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: inputTokens.cacheWrite ?? 0,
-  outputTokens: outputTokens.total ?? 0,
-  reasoningTokens: outputTokens.reasoning ?? 0,
+  inputTokens: countOf(inputTokens.total) ?? 0,
+  cacheReadTokens: countOf(inputTokens.cacheRead) ?? 0,
+  cacheWriteTokens: countOf(inputTokens.cacheWrite) ?? 0,
+  outputTokens: countOf(outputTokens.total) ?? 0,
+  reasoningTokens: countOf(outputTokens.reasoning) ?? 0,
 })
 
 /**

@@ -2,15 +2,20 @@ import { Document, type DocumentInterface } from '@langchain/core/documents'
 import type { EmbeddingsInterface } from '@langchain/core/embeddings'
 import { maximalMarginalRelevance } from '@langchain/core/utils/math'
 import { type MaxMarginalRelevanceSearchOptions, VectorStore } from '@langchain/core/vectorstores'
-import { sql } from 'drizzle-orm'
-import { type Database, rowsOf } from '../database.ts'
+import { and, eq, sql } from 'drizzle-orm'
+import { type Database, rowsOf, run } from '../database.ts'
 import type { EmbeddingModel } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
 import type { MetadataFilter } from '../metadata.ts'
 import { type SearchMatch, search } from '../queries/search.ts'
 import { indexSource, removeSource } from '../queries/sources.ts'
 import { uuidV7 } from '../schema/columns.ts'
-import { type Space, type Visibility, embeddings as vectorsTable } from '../schema/search.ts'
+import {
+  chunks,
+  type Space,
+  type Visibility,
+  embeddings as vectorsTable,
+} from '../schema/search.ts'
 import { inTenant, type Scope, type Tenant } from '../tenant.ts'
 import { checkInteger, checkList, checkText } from '../validation.ts'
 
@@ -22,7 +27,7 @@ export interface PlinthVectorStoreOptions {
   space: Space
   /** Which sources the documents are, and the only ones that are searched; `document` unless said. */
   sourceType?: string
-  /** Of new documents; `shared` unless said. */
+  /** Of the documents that are added; unless said, of those that are there already what it is, else `shared`. */
   visibility?: Visibility
 }
 
@@ -39,7 +44,7 @@ const MAX_CONTENT = 20_000
 
 /**
  * LangChain's VectorStore on plinth's search. Each document is a source with one chunk, and its id the
- * source's: adding another one under it replaces it. A document without text is not kept.
+ * source's: adding another one under it replaces it, but for whose it is and who sees it. A document without text is not kept.
  *
  * Each call enters the scope, and so sees and writes what its member may. Scores are similarities: more is
  * nearer. Filters are conditions on metadata. Long documents are to be split before, as with every
@@ -128,15 +133,39 @@ export class PlinthVectorStore extends VectorStore {
       ...{ specificationVersion: 'v3', provider, modelId, maxEmbeddingsPerCall: 1 },
       doEmbed: async () => ({ embeddings: [vector] }),
     }
+    const source = { sourceType: this.#sourceType, sourceId: id }
     // Another vector for the same text counts too: what is there is not kept for its text alone.
-    await removeSource(tenant, { sourceType: this.#sourceType, sourceId: id })
+    const known = await this.#attributesOf(tenant, id)
+    await removeSource(tenant, source)
     await indexSource(tenant, {
-      ...{ sourceType: this.#sourceType, sourceId: id, text: document.pageContent },
+      ...known,
+      ...source,
+      text: document.pageContent,
       ...{ metadata: document.metadata, model, space: this.#space },
       ...(this.#visibility && { visibility: this.#visibility }),
       chunkSize: Math.max(document.pageContent.length, 50),
       chunkOverlap: 0,
     })
+  }
+
+  /** Whose a document is that is there already, and who sees it: not to be lost with what it says. */
+  async #attributesOf({ db, organizationId }: Tenant, sourceId: string) {
+    const { ownerId, visibility, projectId, categoryId, language, occurredAt } = chunks
+    const [known] = await run(
+      db
+        .select({ ownerId, visibility, projectId, categoryId, language, occurredAt })
+        .from(chunks)
+        .where(
+          and(
+            eq(chunks.organizationId, organizationId),
+            eq(chunks.sourceType, this.#sourceType),
+            eq(chunks.sourceId, sourceId),
+          ),
+        )
+        .orderBy(chunks.position)
+        .limit(1),
+    )
+    return known
   }
 
   /** Deletes documents by their ids; those that are not there as well. @throws {ValidationError} */

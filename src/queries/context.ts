@@ -78,14 +78,15 @@ export async function assembleContext(
   const found = await findMatches(tenant, options, sources)
   const unique = withoutDuplicates(found)
   const around = neighbours > 0 ? await readNeighbours(tenant, unique, neighbours) : []
+  // A neighbour is worth less than every match, and may be what was left out.
+  const candidates = withoutDuplicates([...unique, ...around])
   const { countTokens = (text: string) => Math.ceil(text.length / 4) } = options
   const count = (text: string) => {
     const tokens = countTokens(text)
     checkInteger('countTokens', tokens)
     return tokens
   }
-  // A neighbour is worth less than every match.
-  const taken = takeWhileFits([...unique, ...around], { budgetTokens, sources, count })
+  const taken = takeWhileFits(candidates, { budgetTokens, sources, count })
   const passages = passagesOf(taken).map((passage) => ({ ...passage, tokens: count(passage.text) }))
   const text = render(passages)
   const totalTokens = text === '' ? 0 : count(text)
@@ -306,10 +307,20 @@ function passagesOf(taken: readonly Candidate[]): ContextPassage[] {
   return passages
 }
 
-/** Two chunks that follow one another, without what the second repeats of the first. */
+/** So many characters are not repeated by chance, wherever they begin and end. */
+const SURE_OVERLAP = 20
+
+/**
+ * Two chunks that follow one another, without what the second repeats of the first. A short repetition
+ * counts if it is several whole words: a letter, or a word, is the same by chance.
+ */
 function joined(first: string, second: string): string {
   for (let length = Math.min(first.length, second.length, 2_000); length > 0; length -= 1) {
-    if (first.endsWith(second.slice(0, length))) return first + second.slice(length)
+    const repeated = second.slice(0, length)
+    if (!first.endsWith(repeated)) continue
+    const rest = second.slice(length)
+    const isWhole = /(^|\s)$/.test(first.slice(0, -length)) && /^(\s|$)/.test(rest)
+    if (length >= SURE_OVERLAP || (isWhole && /\S\s+\S/.test(repeated))) return first + rest
   }
   return `${first}\n${second}`
 }

@@ -1,7 +1,7 @@
 import { and, asc, eq, gt, is, sql } from 'drizzle-orm'
 import { PgAsyncTransaction } from 'drizzle-orm/pg-core'
 import { type Database, rowsOf, run } from '../database.ts'
-import { type EmbeddingModel, embedTexts } from '../embedding.ts'
+import { type EmbeddingModel, embedTexts, pricedProvider } from '../embedding.ts'
 import { ForbiddenError, LockError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
@@ -332,7 +332,7 @@ async function writeBatch(
   const isCounted = Number.isSafeInteger(counted) && Number(counted) >= 0
   const tokens = isCounted ? Number(counted) : jobs.reduce((sum, job) => sum + job.tokens, 0)
   const { costNanos } = await recordUsage(tenant, {
-    provider: space.provider,
+    provider: pricedProvider(space.provider),
     model: space.model,
     operation: 'embedding',
     embeddingTokens: tokens,

@@ -32,7 +32,8 @@ interface Page {
  * Looks through the vectors of the organization and says what is to be done in a namespace: what has no
  * placement gets one, what has changed is `pending` again, and what is gone is `deleting`. Idempotent.
  *
- * Leaves alone what is leased, and what is dead. For admins and services.
+ * Leaves alone what is leased, and what is dead while its vector is here; a deletion that was given up is due
+ * again. For admins and services.
  *
  * @throws {ValidationError}
  */

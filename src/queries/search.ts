@@ -201,8 +201,9 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
       : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
 
+  // After 1,000 half-lives nothing is left that a float8 could hold: a larger exponent is an error.
   const score = recency
-    ? sql`f.score * (1 - ${recency.weight ?? 0.5}::float8 * (1 - 0.5 ^ (greatest(0, extract(epoch from
+    ? sql`f.score * (1 - ${recency.weight ?? 0.5}::float8 * (1 - 0.5 ^ least(1000, greatest(0, extract(epoch from
         now() - c.occurred_at)) / 86400 / ${recency.halfLifeDays}::float8)))`
     : sql`f.score`
   const dated = recency

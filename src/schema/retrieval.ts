@@ -76,7 +76,7 @@ begin
   -- of one that is scanned: a slice that is thinner is scanned the faster, until it would not be filled at all.
   select s.dimensions, case
         when i.rows is null then 2147483646
-        when max_scan is not null then s.exact_rows
+        when max_scan is not null then least(1e9, s.exact_rows)
         else least(1e9, greatest(s.exact_rows, sqrt(15 * i.rows * max_rows), i.rows * max_rows / 20000)) end::integer,
       -- A larger graph takes a longer list for the same recall; what pgvector takes is up to 1000.
       least(1000, 200 * greatest(1, sqrt(i.rows / 100000)))::integer,

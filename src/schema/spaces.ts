@@ -191,12 +191,16 @@ returns void language plpgsql security definer set search_path = pg_catalog, pg_
 declare
   moment timestamptz := clock_timestamp();
   its_purpose text;
+  its_status text;
   lacking bigint;
 begin
   ${takeTurn};
-  select s.purpose into its_purpose from ${spaces} s where s.id = space;
+  select s.purpose, s.status into its_purpose, its_status from ${spaces} s where s.id = space;
   if not found then
     ${notFound};
+  end if;
+  if its_status = 'active' then
+    return;
   end if;
   if not force then
     select v.missing into lacking from search.space_coverage(space, null) v;
@@ -209,7 +213,7 @@ begin
   update ${spaces} s set status = 'retired', updated_at = now()
     where s.purpose = its_purpose and s.status = 'active' and s.id <> space;
   update ${spaces} s set status = 'active', activated_at = moment, updated_at = now()
-    where s.id = space and s.status <> 'active';
+    where s.id = space;
 end $$`,
 )
 

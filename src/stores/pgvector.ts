@@ -280,17 +280,19 @@ async function create(
   )
   if (created.length === 0) return
   const size = sql.raw(String(dimensions))
+  // Indexes are named among the tables: as no namespace begins, so that none has the name of another one's.
+  const named = (suffix: string) => sql.identifier(`_${namespace}_${suffix}`)
   // As the partitions of plinth's own spaces: the index is on a cast, so that a query chooses whether to use it.
   await rowsOf(
     tx,
     sql`create table ${table} (organization_id uuid, id uuid, hash text not null,
         embedding public.halfvec not null check (public.vector_dims(embedding) = ${size}),
-        primary key (organization_id, id))`,
+        constraint ${named('pkey')} primary key (organization_id, id))`,
   )
   await rowsOf(tx, sql`alter table ${table} alter column embedding set storage plain`)
   await rowsOf(
     tx,
-    sql`create index ${sql.identifier(`${namespace}_hnsw`)} on ${table} using hnsw
+    sql`create index ${named('hnsw')} on ${table} using hnsw
         ((embedding::public.halfvec(${size})) public.${sql.identifier(OPERATORS[distance].class)})`,
   )
 }

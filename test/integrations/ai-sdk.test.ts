@@ -3,6 +3,7 @@ import { MockEmbeddingModelV3, MockLanguageModelV3, simulateReadableStream } fro
 import { describe, expect } from 'vitest'
 import type { Database } from '../../src/database.ts'
 import type { EmbeddingModel } from '../../src/embedding.ts'
+import { ValidationError } from '../../src/errors.ts'
 import { meteredModel, usageMiddleware } from '../../src/integrations/ai-sdk.ts'
 import { search } from '../../src/queries/search.ts'
 import { indexSource } from '../../src/queries/sources.ts'
@@ -112,6 +113,26 @@ describe('meteredModel', () => {
     await model.flush()
     await model.flush()
     expect(await usageOf(db, scope)).toHaveLength(2)
+  })
+
+  test('gives up a call that no ledger takes, and records the others', async ({ db }) => {
+    const scope = await makeScope(db)
+    const failures: [unknown, number][] = []
+    const counts = [0.5, 1, 1]
+    const model = meteredModel(makeModel(Number.NaN), {
+      ...{ ledger: { db, scope }, countTokens: () => counts.shift() ?? 0 },
+      onLedgerError: (...failure) => failures.push(failure),
+    })
+
+    for (const value of ['a', 'b', 'c']) await embed({ model, value })
+
+    expect(failures).toEqual([[expect.any(ValidationError), 0]])
+    // Whose provider has not said how many tokens they had.
+    const calls = await usageOf(db, scope)
+    expect(calls.map(({ embeddingTokens, status }) => [embeddingTokens, status])).toEqual([
+      [1, 'unpriced'],
+      [1, 'unpriced'],
+    ])
   })
 
   test('keeps a failing ledger from aborting the transaction of its tenant', async ({ db }) => {

@@ -109,6 +109,20 @@ describe('PlinthVectorStore', () => {
     expect(await store.similaritySearch('anything', 10)).toEqual([])
   })
 
+  test('leaves a document that it replaces whose it was, and as private', async ({ db }) => {
+    const { scope, options } = await prepare(db)
+    const store = new PlinthVectorStore(embeddings, options)
+    const mine = new PlinthVectorStore(embeddings, { ...options, visibility: 'private' })
+    await mine.addDocuments(documents().slice(0, 1), { ids: ['a'] })
+
+    await store.addDocuments(documents().slice(1), { ids: ['a', 'b'] })
+
+    const seen = { db, scope: await joinScope(db, scope), space: options.space }
+    const found = await new PlinthVectorStore(embeddings, seen).similaritySearch('apples', 10)
+    expect(found.map(({ id }) => id)).toEqual(['b'])
+    expect(contents(await store.similaritySearch('apples', 1))).toEqual([DOCUMENTS[1][0]])
+  })
+
   test('takes the vectors that it is given, also other ones for the same text', async ({ db }) => {
     const { options } = await prepare(db)
     const store = new PlinthVectorStore(embeddings, options)

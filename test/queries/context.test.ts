@@ -50,6 +50,42 @@ describe('a context', () => {
     })
   })
 
+  test('takes no letter or word from neighbours that end and begin alike by chance', async ({
+    db,
+  }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await write(tenant, 'a', [
+        'The harbour has a cat',
+        'the harbour',
+        'harbour lights at night, and a long harbour pier of stone',
+        'a long harbour pier of stone and wood',
+      ])
+
+      const { text } = await assembleContext(tenant, { query: 'harbour', budgetTokens: 1_000 })
+
+      expect(text).toBe(
+        [
+          '[1] The harbour has a cat\nthe harbour',
+          'harbour lights at night, and a long harbour pier of stone and wood',
+        ].join('\n'),
+      )
+    })
+  })
+
+  test('has no neighbour that was left out for what it repeats', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const text = 'The harbour of the old town has seven lights and one long pier of stone'
+      await write(tenant, 'a', [text, `So they say: ${text.toLowerCase()}`])
+
+      const context = await assembleContext(tenant, {
+        ...{ query: 'harbour', budgetTokens: 1_000, neighbours: 1 },
+      })
+
+      expect(context).toMatchObject({ found: 2, duplicates: 1 })
+      expect(context.passages[0]?.chunkIds).toHaveLength(1)
+    })
+  })
+
   test('says nothing twice', async ({ db }) => {
     await inTenant(db, await makeScope(db), async (tenant) => {
       const text = 'The harbour of the old town has seven lights and one long pier of stone'

@@ -103,6 +103,19 @@ describe('runEmbeddingJobs', () => {
     expect(usage).toMatchObject([{ operation: 'embedding', embeddingTokens: 3, userId: null }])
   })
 
+  test('costs what its provider asks for, by the name that prices have', async ({ db }) => {
+    const space = await makeSpace(db, { ...identity, provider: 'someone.embedding' })
+    const scope = await makeScope(db)
+    await index(db, scope, space, [words('alpha')])
+    await makeModelPrice(db, { provider: 'someone', model: space.model, unit: 'embedding' })
+
+    const { costNanos } = await runEmbeddingJobs(db, { space, embed: recorder().embed })
+
+    expect(costNanos).toBe(1_000n)
+    const usage = await inTenant(db, scope, (tenant) => listUsage(tenant))
+    expect(usage).toMatchObject([{ provider: 'someone', status: 'priced' }])
+  })
+
   test('counts the tokens itself where the model does not say', async ({ db }) => {
     const { space, scope } = await setup(db, [words('alpha')])
 

@@ -60,6 +60,21 @@ describe('search by vector', () => {
     expect(matches.map(({ vectorRank }) => vectorRank)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
   })
 
+  test('scans every slice of a space where no number of rows is too large', async ({ db }) => {
+    const space = await makeSpace(db, { dimensions: 8 })
+    await db
+      .update(spaces)
+      .set({ exactRows: 2 ** 31 - 1 })
+      .where(eq(spaces.id, space.id))
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await fill(tenant, space, 0, 3)
+      const { matches, explain } = await search(tenant, {
+        ...{ space, embedding: unitVector(1, 8), since: new Date(0), explain: true },
+      })
+      expect([matches.length, explain?.vector?.plan]).toEqual([3, 'exact'])
+    })
+  })
+
   test('is never short of what is asked for, beyond the size that is scanned', async ({ db }) => {
     const space = await makeSpace(db, { dimensions: 32 })
     const [mine, theirs] = [await makeScope(db), await makeScope(db)]
@@ -331,6 +346,9 @@ describe('ranking', () => {
       expect((await find({ halfLifeDays: 30 }))[1]?.score).toBeCloseTo(0.75 / 61, 5)
       // Barely a day of a hundred thousand.
       expect(contents(await find({ halfLifeDays: 100_000 }))).toEqual(contents(await find()))
+      // More half-lives than a number has places for.
+      const [, ancient] = await find({ halfLifeDays: 0.001, weight: 1 })
+      expect(ancient?.score).toBeCloseTo(0, 10)
     })
   })
 })

@@ -86,8 +86,11 @@ describe('activateSpace', () => {
     await expect(activating).rejects.toMatchObject({ name: 'SpaceError', reason: 'not_covered' })
     expect([await statusOf(db, old), await statusOf(db, next)]).toEqual(['active', 'building'])
 
-    expect(await activateSpace(db, next.id, { force: true })).toMatchObject({ status: 'active' })
+    const active = await activateSpace(db, next.id, { force: true })
+    expect(active).toMatchObject({ status: 'active' })
     expect([await statusOf(db, old), await statusOf(db, next)]).toEqual(['retired', 'active'])
+    // What is active already is not asked for anything.
+    expect(await activateSpace(db, next.id)).toEqual(active)
   })
 
   test('makes it the one that is found, once it is full', async ({ db }) => {

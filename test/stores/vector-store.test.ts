@@ -269,6 +269,14 @@ describe.skipIf(!adminUrl)('pgvector by url', () => {
     await store.close()
   })
 
+  test('has room for a namespace that is named as an index would be', async () => {
+    const store = pgvectorStore({ db: (await makeScratch()).db })
+    for (const namespace of ['text', 'text_hnsw', 'text_pkey']) {
+      await store.ensureNamespace({ namespace, dimensions: 8, distance: 'cosine' })
+      expect(await store.describe(namespace)).toMatchObject({ vectors: 0, dimensions: 8 })
+    }
+  })
+
   test('finds all of a small organization beside a large one, which the index would miss', async () => {
     const { db } = await makeScratch()
     const store = pgvectorStore({ db, exactRows: 10 })
