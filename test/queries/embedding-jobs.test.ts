@@ -350,6 +350,9 @@ describe('runEmbeddingJobs', () => {
       [new Error(`too long: "${words('alpha')}"`), 'Error: too long: …'],
       [new Error(`too long: ${words('alpha')}`), 'Error'],
       ['alpha', 'string'],
+      // What no text column takes.
+      [new Error('bad \0 byte'), 'Error: bad \ufffd byte'],
+      [new Error(`${'x '.repeat(99)}x😀`), `Error: ${'x '.repeat(99)}x\ufffd`],
     ]
     const { space, scope } = await setup(db, [words('alpha')])
     for (const [error, kept] of cases) {
