@@ -199,7 +199,8 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
 
   const score = recency
-    ? sql`f.score * (1 - ${recency.weight ?? 0.5}::float8 * (1 - 0.5 ^ (greatest(0, extract(epoch from
+    ? // After a thousand half-lives nothing is left, and Postgres refuses what is less than a float8 holds.
+      sql`f.score * (1 - ${recency.weight ?? 0.5}::float8 * (1 - 0.5 ^ least(1000, greatest(0, extract(epoch from
         now() - c.occurred_at)) / 86400 / ${recency.halfLifeDays}::float8)))`
     : sql`f.score`
   const dated = recency

@@ -329,6 +329,7 @@ describe('ranking', () => {
       expect(today?.score).toBeCloseTo(1 / 62, 5)
       expect(then?.score).toBeCloseTo(0.5 / 61, 5)
       expect((await find({ halfLifeDays: 30 }))[1]?.score).toBeCloseTo(0.75 / 61, 5)
+      expect((await find({ halfLifeDays: 0.001 }))[1]?.score).toBeCloseTo(0.5 / 61, 5)
       // Barely a day of a hundred thousand.
       expect(contents(await find({ halfLifeDays: 100_000 }))).toEqual(contents(await find()))
     })
