@@ -176,7 +176,7 @@ end $$`,
 
 const givenSignature = `search.given_chunks(uuid[], float8[], integer, ${filterTypes}, boolean)`
 
-/** Those of the chunks that another engine has found, nearest first, that exist, may be seen and pass. */
+/** Those of the chunks that another engine has found, nearest first, that exist, may be seen and pass; each once. */
 const givenChunks = managedFunction(
   givenSignature,
   sql`
@@ -189,8 +189,10 @@ declare
   filters text := ${typeFilter} || ${chunkFilters};
 begin
   execute $query$
-    with nearest as (
-      select c.id, g.distance from unnest($2, $3) g (id, distance)
+    with given as (
+      select u.id, min(u.distance) as distance from unnest($2, $3) u (id, distance) group by u.id),
+    nearest as (
+      select c.id, g.distance from given g
       join ${chunks} c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
       order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$

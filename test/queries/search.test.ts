@@ -387,6 +387,10 @@ describe('what is asked of the engine', () => {
     expect(contents((await find(owner)).matches)).toEqual(['shared', 'private', 'mail'])
     expect(contents((await find(ann, { sourceTypes: ['mail'] })).matches)).toEqual(['mail'])
     expect((await find(ann, { near: [] })).matches).toEqual([])
+    expect(contents((await find(ann, { near: [...near, ...near].reverse() })).matches)).toEqual([
+      'shared',
+      'mail',
+    ])
     const { explain } = await find(ann, { explain: true })
     expect(explain?.vector).toMatchObject({ plan: 'given', found: 2, counted: 4 })
   })
