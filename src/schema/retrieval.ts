@@ -208,7 +208,7 @@ end $$`,
 
 /**
  * A query as typed into a search box, by the rules of a language: words, "phrases", or, -exclusions, and
- * the beginnings of wor*.
+ * the beginnings of wor*, up to 16 of them.
  */
 const queryTerms = managedFunction(
   'search.query_terms(search.language, text)',
@@ -218,14 +218,18 @@ returns tsquery language plpgsql immutable parallel safe set search_path = pg_ca
 declare
   config regconfig := language::text::regconfig;
   beginning constant text := '(^|\\s)(-?)([^-\\s"*()&|!:<>''\\\\][^\\s"*()&|!:<>''\\\\]*)\\*(?=\\s|$)';
-  terms tsquery := websearch_to_tsquery(config, regexp_replace(query, beginning, '\\1', 'g'));
+  -- A line of dashes excludes nothing: Postgres would take each for one more negation, and fail at 32.
+  dashes constant text := '(^|[\\s"!&|():<])-(?:[\\s"!&|():<]*-)+';
+  terms tsquery := websearch_to_tsquery(config,
+    regexp_replace(regexp_replace(query, beginning, '\\1', 'g'), dashes, '\\1', 'g'));
   part text[];
   prefix tsquery;
 begin
-  for part in select regexp_matches(query, beginning, 'g') loop
-    prefix := to_tsquery(config, '''' || part[3] || ''':*');
+  -- Each reads the index from its beginning to its end.
+  for part in select distinct m[2:3] from regexp_matches(query, beginning, 'g') m order by 1 limit 16 loop
+    prefix := to_tsquery(config, '''' || part[2] || ''':*');
     if numnode(prefix) > 0 then
-      prefix := case when part[2] = '-' then !! prefix else prefix end;
+      prefix := case when part[1] = '-' then !! prefix else prefix end;
       terms := case when numnode(terms) = 0 then prefix else terms && prefix end;
     end if;
   end loop;
@@ -237,7 +241,8 @@ const matchingSignature = `search.matching_chunks(text, integer, ${filterTypes},
 
 /**
  * The chunks that contain the words of a query, each by the rules of its own language, best first; if there
- * are none, those with words that look like them.
+ * are none, those with words that look like them. Of a long query, the words of the first 1,000 characters:
+ * each is looked up in each language.
  *
  * SECURITY DEFINER, with the policy's own condition in it: neither @@ nor %> is leakproof, so that under row
  * level security Postgres would not use the GIN indexes.
@@ -261,6 +266,9 @@ declare
   alike text;
 begin
   truncated := false;
+  if length(query) > 1000 then
+    query := regexp_replace(left(query, 1000), '\\S*$', '');
+  end if;
   -- One step of the index a language.
   loop
     select c.language into spoken from ${chunks} c

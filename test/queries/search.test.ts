@@ -1,5 +1,6 @@
 import { eq, sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
+import { only, rowsOf } from '../../src/database.ts'
 import { embedTexts, hashingModel } from '../../src/embedding.ts'
 import { NotFoundError, ValidationError } from '../../src/errors.ts'
 import { type SearchOptions, search } from '../../src/queries/search.ts'
@@ -275,8 +276,33 @@ describe('words', () => {
       expect(await find(tenant, 'door hou*')).toEqual([a])
       expect(await find(tenant, 'door -hou*')).toEqual([b])
       expect(await find(tenant, "o'b* \\'); * ** -* \"")).toEqual([])
+      for (const dashes of ['-'.repeat(80), '- '.repeat(80), '-('.repeat(80)]) {
+        expect(await find(tenant, dashes)).toEqual([])
+        expect(await find(tenant, `wine ${dashes}\n"red as"`)).toEqual([b])
+      }
       // Nothing that is meant as a word is taken for an operator.
       expect(await find(tenant, "wine' & !red:*")).toEqual([b])
+    })
+  })
+
+  test('are not looked for without end', async ({ db }) => {
+    const terms = async (query: string) =>
+      only(
+        await rowsOf<{ nodes: number }>(
+          db,
+          sql`select numnode(search.query_terms('simple', ${query})) as nodes`,
+        ),
+      ).nodes
+    expect(await terms('a* '.repeat(3_000))).toBe(1)
+    const letters = Array.from({ length: 26 }, (_, at) => String.fromCharCode(97 + at))
+    // Sixteen, and fifteen times `and`.
+    expect(await terms(letters.map((letter) => `${letter}*`).join(' '))).toBe(31)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await makeChunk(tenant, { content: 'the harbour' })
+      // What is behind the first thousand characters, and what they end within, is not looked for.
+      const long = 'harbour '.repeat(124)
+      expect(await find(tenant, `${long}the barn house`)).toEqual(['the harbour'])
+      expect(await find(tenant, `${long}barn house`)).toEqual([])
     })
   })
 
