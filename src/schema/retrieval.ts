@@ -349,7 +349,7 @@ declare
   vectors public.halfvec[];
   relevance float8[];
   -- How like a candidate is to the one of the chosen that it is most like; null once it is chosen itself.
-  likeness float8[] := array_fill(0::float8, array[cardinality(ids)]);
+  likeness float8[] := array_fill(0::float8, array[coalesce(cardinality(ids), 0)]);
   chosen integer;
 begin
   select array_agg(e.embedding order by i.at),
@@ -358,7 +358,7 @@ begin
     from (select u.id, u.score, u.at, min(u.score) over () as least, max(u.score) over () as most
       from unnest(ids, scores) with ordinality u (id, score, at)) i
     left join ${embeddings} e on e.organization_id = organization and e.space_id = space and e.chunk_id = i.id;
-  for place in 1 .. least(max_rows, cardinality(ids)) loop
+  for place in 1 .. least(max_rows, cardinality(likeness)) loop
     select c.at into chosen
       from unnest(relevance, likeness) with ordinality c (relevance, likeness, at)
       where c.likeness is not null

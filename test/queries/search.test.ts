@@ -326,6 +326,15 @@ describe('words', () => {
 })
 
 describe('ranking', () => {
+  test('by diversity is of nothing where nothing is found', async ({ db }) => {
+    const space = await makeSpace(db)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const asked = { space, embedding: unitVector(1, 8), diversity: 0.5 }
+      expect((await search(tenant, asked)).matches).toEqual([])
+      expect((await search(tenant, { ...asked, query: 'harbour' })).matches).toEqual([])
+    })
+  })
+
   test('follows the weights of the arms', async ({ db }) => {
     const space = await makeSpace(db)
     await inTenant(db, await makeScope(db), async (tenant) => {
