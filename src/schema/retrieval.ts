@@ -103,7 +103,7 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14::bigint + 1),
        nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)

@@ -397,6 +397,23 @@ describe('what is asked of the engine', () => {
     })
   })
 
+  test('is a scan of however large a slice where the space says so', async ({ db }) => {
+    const space = await makeSpace(db)
+    await db
+      .update(spaces)
+      .set({ exactRows: 2 ** 31 - 1 })
+      .where(eq(spaces.id, space.id))
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const embedding = unitVector(1, 8)
+      await makeEmbedding(tenant, { space, embedding })
+      const asked = { space, embedding, sourceTypes: ['note'], explain: true }
+      expect(await search(tenant, asked)).toMatchObject({
+        matches: [{}],
+        explain: { vector: { plan: 'exact', counted: 1 } },
+      })
+    })
+  })
+
   test('may be given by another engine, and is shown and filtered by the same rules', async ({
     db,
   }) => {
