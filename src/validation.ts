@@ -45,6 +45,10 @@ export function checkText(
   if (!value.isWellFormed()) throw new ValidationError(argument, 'contains half a surrogate pair')
 }
 
+/** The beginning of somebody else's text, as a text column takes it: without NUL and half surrogate pairs. */
+export const keptText = (text: string, max: number): string =>
+  text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed()
+
 /** Checks an email address. It is kept as given; whether anyone reads it, only a delivery shows. */
 export function checkEmail(argument: string, value: unknown): asserts value is string {
   checkText(argument, value, { max: 320 })

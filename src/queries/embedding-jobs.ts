@@ -250,6 +250,8 @@ async function callModel(
     limit.addEventListener('abort', stop, { once: true })
   })
   try {
+    // What ended while the jobs were claimed tells no listener.
+    limit.throwIfAborted()
     // Not every model looks at its signal.
     const answer = await Promise.race([call(texts, limit), ended])
     if (!Array.isArray(answer?.embeddings) || answer.embeddings.length !== texts.length) {

@@ -3,6 +3,7 @@ import { type Database, only, rowsOf } from '../database.ts'
 import { vectorText } from '../embedding.ts'
 import { chunks, embeddingJobs, embeddings, spaces } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
+import { keptText } from '../validation.ts'
 
 /** Chunks that one statement looks at for what is missing. */
 const ENQUEUE_BATCH = 5_000
@@ -180,7 +181,7 @@ export async function failJobs(
   failures: readonly JobFailure[],
 ): Promise<{ failed: number; dead: number }> {
   if (failures.length === 0) return { failed: 0, dead: 0 }
-  const records = failures.map(({ id, error }) => ({ id, error: error.slice(0, MAX_ERROR) }))
+  const records = failures.map(({ id, error }) => ({ id, error: keptText(error, MAX_ERROR) }))
   const [least, isFinal] = [next === 'apart' ? APART : 1, next === 'give_up']
   // So that those who failed together do not come back together.
   const jitter = 0.5 + Math.random() / 2

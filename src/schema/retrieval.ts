@@ -107,7 +107,7 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14::bigint + 1),
        nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)
@@ -180,7 +180,7 @@ end $$`,
 
 const givenSignature = `search.given_chunks(uuid[], float8[], integer, ${filterTypes}, boolean)`
 
-/** Those of the chunks that another engine has found, nearest first, that exist, may be seen and pass. */
+/** Those of the chunks that another engine has found, nearest first, that exist, may be seen and pass; each once. */
 const givenChunks = managedFunction(
   givenSignature,
   sql`
@@ -193,8 +193,10 @@ declare
   filters text := ${typeFilter} || ${chunkFilters};
 begin
   execute $query$
-    with nearest as (
-      select c.id, g.distance from unnest($2, $3) g (id, distance)
+    with given as (
+      select u.id, min(u.distance) as distance from unnest($2, $3) u (id, distance) group by u.id),
+    nearest as (
+      select c.id, g.distance from given g
       join ${chunks} c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
       order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$
@@ -210,7 +212,7 @@ end $$`,
 
 /**
  * A query as typed into a search box, by the rules of a language: words, "phrases", or, -exclusions, and
- * the beginnings of wor*.
+ * the beginnings of wor*, up to 16 of them.
  */
 const queryTerms = managedFunction(
   'search.query_terms(search.language, text)',
@@ -220,14 +222,18 @@ returns tsquery language plpgsql immutable parallel safe set search_path = pg_ca
 declare
   config regconfig := language::text::regconfig;
   beginning constant text := '(^|\\s)(-?)([^-\\s"*()&|!:<>''\\\\][^\\s"*()&|!:<>''\\\\]*)\\*(?=\\s|$)';
-  terms tsquery := websearch_to_tsquery(config, regexp_replace(query, beginning, '\\1', 'g'));
+  -- A line of dashes excludes nothing: Postgres would take each for one more negation, and fail at 32.
+  dashes constant text := '(^|[\\s"!&|():<])-(?:[\\s"!&|():<]*-)+';
+  terms tsquery := websearch_to_tsquery(config,
+    regexp_replace(regexp_replace(query, beginning, '\\1', 'g'), dashes, '\\1', 'g'));
   part text[];
   prefix tsquery;
 begin
-  for part in select regexp_matches(query, beginning, 'g') loop
-    prefix := to_tsquery(config, '''' || part[3] || ''':*');
+  -- Each reads the index from its beginning to its end.
+  for part in select distinct m[2:3] from regexp_matches(query, beginning, 'g') m order by 1 limit 16 loop
+    prefix := to_tsquery(config, '''' || part[2] || ''':*');
     if numnode(prefix) > 0 then
-      prefix := case when part[2] = '-' then !! prefix else prefix end;
+      prefix := case when part[1] = '-' then !! prefix else prefix end;
       terms := case when numnode(terms) = 0 then prefix else terms && prefix end;
     end if;
   end loop;
@@ -239,7 +245,8 @@ const matchingSignature = `search.matching_chunks(text, integer, ${filterTypes},
 
 /**
  * The chunks that contain the words of a query, each by the rules of its own language, best first; if there
- * are none, those with words that look like them.
+ * are none, those with words that look like them. Of a long query, the words of the first 1,000 characters:
+ * each is looked up in each language.
  *
  * SECURITY DEFINER, with the policy's own condition in it: neither @@ nor %> is leakproof, so that under row
  * level security Postgres would not use the GIN indexes.
@@ -263,6 +270,9 @@ declare
   alike text;
 begin
   truncated := false;
+  if length(query) > 1000 then
+    query := regexp_replace(left(query, 1000), '\\S*$', '');
+  end if;
   -- One step of the index a language.
   loop
     select c.language into spoken from ${chunks} c
@@ -343,7 +353,7 @@ declare
   vectors public.halfvec[];
   relevance float8[];
   -- How like a candidate is to the one of the chosen that it is most like; null once it is chosen itself.
-  likeness float8[] := array_fill(0::float8, array[cardinality(ids)]);
+  likeness float8[] := array_fill(0::float8, array[coalesce(cardinality(ids), 0)]);
   chosen integer;
 begin
   select array_agg(e.embedding order by i.at),
@@ -352,7 +362,7 @@ begin
     from (select u.id, u.score, u.at, min(u.score) over () as least, max(u.score) over () as most
       from unnest(ids, scores) with ordinality u (id, score, at)) i
     left join ${embeddings} e on e.organization_id = organization and e.space_id = space and e.chunk_id = i.id;
-  for place in 1 .. least(max_rows, cardinality(ids)) loop
+  for place in 1 .. least(max_rows, cardinality(likeness)) loop
     select c.at into chosen
       from unnest(relevance, likeness) with ordinality c (relevance, likeness, at)
       where c.likeness is not null

@@ -11,7 +11,7 @@ import {
 import { getSpace } from '../queries/spaces.ts'
 import type { Namespace } from '../schema/search.ts'
 import { asService } from '../tenant.ts'
-import { checkInteger } from '../validation.ts'
+import { checkInteger, keptText } from '../validation.ts'
 import { MAX_RECORDS, toStoreError, type VectorStore } from './vector-store.ts'
 
 /** Between two tries, at most. */
@@ -249,7 +249,7 @@ async function attempt<Placement extends ClaimedPlacement>(
     return batch.map(({ chunkId, attempts }) => ({
       chunkId,
       outcome: 'failed',
-      error: error.message.slice(0, 500),
+      error: keptText(error.message, 500),
       // From half to all of it, so that those of one batch do not come back all at once.
       retryMs: Math.min(retryMs * 2 ** attempts, LAST_RETRY_MS) * (0.5 + Math.random() / 2),
       isDead: attempts + 1 >= maxAttempts,

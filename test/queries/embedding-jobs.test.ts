@@ -348,6 +348,17 @@ describe('runEmbeddingJobs', () => {
     expect(await runEmbeddingJobs(db, { space, model })).toMatchObject({ embedded: 1 })
   })
 
+  test('ends at its signal, whatever it is doing', async ({ db }) => {
+    const { space } = await setup(db, [words('alpha')])
+    const embed: EmbedFunction = () => new Promise(() => {})
+    for (let delayMs = 0; delayMs < 20; delayMs += 1) {
+      const stop = new AbortController()
+      setTimeout(() => stop.abort(new Error('stop')), delayMs)
+      const running = runEmbeddingJobs(db, { space, embed, signal: stop.signal })
+      await expect(running).rejects.toThrow('stop')
+    }
+  })
+
   test('keeps neither keys nor texts of an error', async ({ db }) => {
     const cases: [unknown, string][] = [
       [new TypeError('fetch failed'), 'TypeError: fetch failed'],
@@ -363,6 +374,9 @@ describe('runEmbeddingJobs', () => {
       [new Error(`too long: "${words('alpha')}"`), 'Error: too long: …'],
       [new Error(`too long: ${words('alpha')}`), 'Error'],
       ['alpha', 'string'],
+      // What no text column takes.
+      [new Error('bad \0 byte'), 'Error: bad \ufffd byte'],
+      [new Error(`${'x '.repeat(99)}x😀`), `Error: ${'x '.repeat(99)}x\ufffd`],
     ]
     const { space, scope } = await setup(db, [words('alpha')])
     for (const [error, kept] of cases) {

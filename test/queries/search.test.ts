@@ -1,5 +1,6 @@
 import { eq, sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
+import { only, rowsOf } from '../../src/database.ts'
 import { embedTexts, hashingModel } from '../../src/embedding.ts'
 import { NotFoundError, ValidationError } from '../../src/errors.ts'
 import { type SearchOptions, search } from '../../src/queries/search.ts'
@@ -290,8 +291,33 @@ describe('words', () => {
       expect(await find(tenant, 'door hou*')).toEqual([a])
       expect(await find(tenant, 'door -hou*')).toEqual([b])
       expect(await find(tenant, "o'b* \\'); * ** -* \"")).toEqual([])
+      for (const dashes of ['-'.repeat(80), '- '.repeat(80), '-('.repeat(80)]) {
+        expect(await find(tenant, dashes)).toEqual([])
+        expect(await find(tenant, `wine ${dashes}\n"red as"`)).toEqual([b])
+      }
       // Nothing that is meant as a word is taken for an operator.
       expect(await find(tenant, "wine' & !red:*")).toEqual([b])
+    })
+  })
+
+  test('are not looked for without end', async ({ db }) => {
+    const terms = async (query: string) =>
+      only(
+        await rowsOf<{ nodes: number }>(
+          db,
+          sql`select numnode(search.query_terms('simple', ${query})) as nodes`,
+        ),
+      ).nodes
+    expect(await terms('a* '.repeat(3_000))).toBe(1)
+    const letters = Array.from({ length: 26 }, (_, at) => String.fromCharCode(97 + at))
+    // Sixteen, and fifteen times `and`.
+    expect(await terms(letters.map((letter) => `${letter}*`).join(' '))).toBe(31)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      await makeChunk(tenant, { content: 'the harbour' })
+      // What is behind the first thousand characters, and what they end within, is not looked for.
+      const long = 'harbour '.repeat(124)
+      expect(await find(tenant, `${long}the barn house`)).toEqual(['the harbour'])
+      expect(await find(tenant, `${long}barn house`)).toEqual([])
     })
   })
 
@@ -315,6 +341,15 @@ describe('words', () => {
 })
 
 describe('ranking', () => {
+  test('by diversity is of nothing where nothing is found', async ({ db }) => {
+    const space = await makeSpace(db)
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const asked = { space, embedding: unitVector(1, 8), diversity: 0.5 }
+      expect((await search(tenant, asked)).matches).toEqual([])
+      expect((await search(tenant, { ...asked, query: 'harbour' })).matches).toEqual([])
+    })
+  })
+
   test('follows the weights of the arms', async ({ db }) => {
     const space = await makeSpace(db)
     await inTenant(db, await makeScope(db), async (tenant) => {
@@ -344,6 +379,7 @@ describe('ranking', () => {
       expect(today?.score).toBeCloseTo(1 / 62, 5)
       expect(then?.score).toBeCloseTo(0.5 / 61, 5)
       expect((await find({ halfLifeDays: 30 }))[1]?.score).toBeCloseTo(0.75 / 61, 5)
+      expect((await find({ halfLifeDays: 0.001 }))[1]?.score).toBeCloseTo(0.5 / 61, 5)
       // Barely a day of a hundred thousand.
       expect(contents(await find({ halfLifeDays: 100_000 }))).toEqual(contents(await find()))
       // More half-lives than a number has places for.
@@ -379,6 +415,23 @@ describe('what is asked of the engine', () => {
     })
   })
 
+  test('is a scan of however large a slice where the space says so', async ({ db }) => {
+    const space = await makeSpace(db)
+    await db
+      .update(spaces)
+      .set({ exactRows: 2 ** 31 - 1 })
+      .where(eq(spaces.id, space.id))
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const embedding = unitVector(1, 8)
+      await makeEmbedding(tenant, { space, embedding })
+      const asked = { space, embedding, sourceTypes: ['note'], explain: true }
+      expect(await search(tenant, asked)).toMatchObject({
+        matches: [{}],
+        explain: { vector: { plan: 'exact', counted: 1 } },
+      })
+    })
+  })
+
   test('may be given by another engine, and is shown and filtered by the same rules', async ({
     db,
   }) => {
@@ -404,6 +457,10 @@ describe('what is asked of the engine', () => {
     expect(contents((await find(owner)).matches)).toEqual(['shared', 'private', 'mail'])
     expect(contents((await find(ann, { sourceTypes: ['mail'] })).matches)).toEqual(['mail'])
     expect((await find(ann, { near: [] })).matches).toEqual([])
+    expect(contents((await find(ann, { near: [...near, ...near].reverse() })).matches)).toEqual([
+      'shared',
+      'mail',
+    ])
     const { explain } = await find(ann, { explain: true })
     expect(explain?.vector).toMatchObject({ plan: 'given', found: 2, counted: 4 })
   })

@@ -127,7 +127,8 @@ describe.each(Object.entries(STORES).filter(([kind]) => !kind.endsWith('index'))
         ...store,
         upsert: async (name, records, call) => {
           calls += 1
-          if (records.some(({ id }) => id === own[2])) throw new Error('too odd')
+          if (records.some(({ id }) => id === own[2]))
+            throw new Error(`too odd: \0${'x'.repeat(490)}😀`)
           await store.upsert(name, records, call)
         },
       }
