@@ -193,9 +193,12 @@ function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): 
         : sql`search.matching_chunks(${options.query}, ${candidates}, ${filters}, ${explain})`,
   }
   const described = (name: 'vector' | 'text') =>
-    arms[name] === NO_ARM || !(explain || options.maxScan)
+    arms[name] === NO_ARM
       ? sql`null`
-      : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
+      : !(explain || options.maxScan)
+        ? // Runs the arm where a plan would not, as no chunk is there: it is what knows the space.
+          sql`(select null::json from ${sql.raw(`${name}_arm`)})`
+        : sql`(select json_build_object('plan', plan, 'found', coalesce(cardinality(chunk_ids), 0),
           'counted', counted, 'tookMs', took_ms, 'truncated', truncated) from ${sql.raw(`${name}_arm`)})`
 
   const score = recency
