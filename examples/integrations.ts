@@ -5,6 +5,7 @@ import {
   connect,
   createOrganization,
   createSpace,
+  findOrganizationBySlug,
   inTenant,
   migrate,
   spend,
@@ -35,8 +36,10 @@ const talker = new MockLanguageModelV3({
 
 const db = await connect()
 await migrate(db)
-const ada = await upsertUser(db, { provider: 'auth', subject: 'ada', email: 'ada@acme.example' })
-const acme = await createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: ada.id })
+const ada = await upsertUser(db, { provider: 'clerk', subject: 'ada', email: 'ada@example.com' })
+const acme =
+  (await findOrganizationBySlug(db, 'acme')) ??
+  (await createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: ada.id }))
 const scope = { organizationId: acme.id, userId: ada.id }
 const space = await createSpace(db, {
   ...{ provider: 'openai.embedding', model: 'text-embedding-3-small', dimensions: 3 },

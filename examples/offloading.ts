@@ -5,6 +5,7 @@ import {
   createOrganization,
   createSpace,
   embedTexts,
+  findOrganizationBySlug,
   hashingModel,
   indexSource,
   inTenant,
@@ -15,8 +16,10 @@ import { lancedbStore, reconcileNamespace, searchPlaced, syncNamespace } from 'p
 
 const db = await connect()
 await migrate(db)
-const ada = await upsertUser(db, { provider: 'auth', subject: 'ada', email: 'ada@acme.example' })
-const acme = await createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: ada.id })
+const ada = await upsertUser(db, { provider: 'clerk', subject: 'ada', email: 'ada@example.com' })
+const acme =
+  (await findOrganizationBySlug(db, 'acme')) ??
+  (await createOrganization(db, { slug: 'acme', name: 'Acme', ownerId: ada.id }))
 const scope = { organizationId: acme.id, userId: ada.id }
 const model = hashingModel()
 const { provider, modelId } = model

@@ -268,6 +268,8 @@ declare
   rank text;
   ranking text;
   alike text;
+  -- A word or a phrase, and whether it is excluded.
+  token constant text := '(-*)("[^"]*"?|[^\\s"]+)';
 begin
   truncated := false;
   if length(query) > 1000 then
@@ -310,10 +312,15 @@ begin
       select string_agg(format(' and c.content operator(public.%%>) %L', w.word), ''),
           string_agg(format('public.word_similarity(%L, c.content)', w.word), ' + ')
         into alike, ranking
-        from (select distinct word from regexp_split_to_table(
-            lower(regexp_replace(query, '(^|\s)-\S+', ' ', 'g')), '[^[:alnum:]]+') word
-          where length(word) >= 3 and exists (select from unnest(languages) l
+        from (select distinct word
+          from regexp_matches(query, token, 'g') part, regexp_split_to_table(lower(part[2]), '[^[:alnum:]]+') word
+          where part[1] = '' and length(word) >= 3 and exists (select from unnest(languages) l
             where numnode(search.query_terms(l, word)) > 0) limit 8) w;
+      select alike || coalesce(string_agg(format(' and not (c.language = %L and c.terms @@ %L::tsquery)', e.l, e.terms), ''), '')
+        into alike
+        from (select l, search.query_terms(l, part[2]) as terms
+          from regexp_matches(query, token, 'g') part, unnest(languages) l where part[1] <> '') e
+        where numnode(e.terms) > 0;
       if alike is not null then
         plan := 'similar words';
         set local pg_trgm.word_similarity_threshold = 0.4;

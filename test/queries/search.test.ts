@@ -338,6 +338,21 @@ describe('words', () => {
       expect(await find(tenant, 'recieving')).toEqual([])
     })
   })
+
+  test('that are misspelt leave out what is excluded', async ({ db }) => {
+    await inTenant(db, await makeScope(db), async (tenant) => {
+      const tuning = 'Tuning the Postgres planner'
+      await makeChunk(tenant, { content: tuning })
+      await makeChunk(tenant, { content: 'Die Planung mit Postgres', language: 'german' })
+
+      expect(await find(tenant, 'postgers')).toHaveLength(2)
+      expect(await find(tenant, 'postgers -planner')).toEqual(['Die Planung mit Postgres'])
+      expect(await find(tenant, 'postgers -"die planung mit"')).toEqual([tuning])
+      expect(await find(tenant, 'postgers -plan*')).toEqual([])
+      expect(await find(tenant, 'postgers -zebra tuning')).toEqual([tuning])
+      expect(await find(tenant, '-zebra" postgers')).toHaveLength(2)
+    })
+  })
 })
 
 describe('ranking', () => {
