@@ -61,6 +61,14 @@ export async function embedTexts(
   return { embeddings, tokens, calls }
 }
 
+/** A model that the AI SDK takes as one of its own, too. */
+export interface HashingModel extends EmbeddingModel {
+  readonly specificationVersion: 'v3'
+  readonly maxEmbeddingsPerCall: number
+  readonly supportsParallelCalls: true
+  doEmbed(options: { values: string[] }): Promise<{ embeddings: number[][]; warnings: [] }>
+}
+
 export interface HashingModelOptions {
   /** 384 unless said. */
   dimensions?: number
@@ -84,15 +92,17 @@ const GRAM_WEIGHT = 0.25
  *
  * @throws {ValidationError} for dimensions out of 16 to 4,000.
  */
-export function hashingModel({ dimensions = 384 }: HashingModelOptions = {}): EmbeddingModel {
+export function hashingModel({ dimensions = 384 }: HashingModelOptions = {}): HashingModel {
   checkInteger('dimensions', dimensions, { min: 16, max: 4_000 })
   return {
-    specificationVersion: 'v2',
+    specificationVersion: 'v3',
     provider: 'plinth',
     modelId: `hashing-${dimensions}`,
     maxEmbeddingsPerCall: 1_000,
+    supportsParallelCalls: true,
     doEmbed: async ({ values }) => ({
       embeddings: values.map((text) => hashText(text, dimensions)),
+      warnings: [],
     }),
   }
 }

@@ -3,6 +3,7 @@ export {
   type Embedded,
   type EmbeddingModel,
   embedTexts,
+  type HashingModel,
   type HashingModelOptions,
   hashingModel,
 } from './embedding.ts'
@@ -10,9 +11,11 @@ export * from './errors.ts'
 export * from './lifecycle/adopt.ts'
 export * from './lifecycle/partitions.ts'
 export * from './lifecycle/space-index.ts'
+export type { MetadataCondition, MetadataFilter, MetadataValue } from './metadata.ts'
 export { type MigrateOptions, migrate } from './migrations/apply.ts'
 export type { MigrationProgress } from './migrations/turns.ts'
 export * from './queries/index.ts'
+export { type Language, language } from './schema/search.ts'
 export {
   asService,
   inTenant,

@@ -50,6 +50,7 @@ const SHARED = [
   'partitions',
   'policies',
   'retrieval',
+  'words',
   'search-objects',
   'spaces',
 ]

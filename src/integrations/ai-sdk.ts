@@ -74,11 +74,11 @@ const countOf = (tokens: number | undefined): number | undefined =>
 function withMethods<Model extends object, Methods extends object>(model: Model, methods: Methods) {
   const handler: ProxyHandler<Model> = {
     get(target, key) {
-      if (key in methods) return Reflect.get(methods, key)
+      if (Object.hasOwn(methods, key)) return Reflect.get(methods, key)
       const value = Reflect.get(target, key, target)
       return typeof value === 'function' ? value.bind(target) : value
     },
-    has: (target, key) => key in methods || key in target,
+    has: (target, key) => Object.hasOwn(methods, key) || key in target,
   }
   return new Proxy(model, handler) as Model & Methods
 }
@@ -171,6 +171,8 @@ const countsOf = ({ inputTokens, outputTokens }: GenerationUsage) => ({
   cacheWriteTokens: countOf(inputTokens.cacheWrite) ?? 0,
   outputTokens: countOf(outputTokens.total) ?? 0,
   reasoningTokens: countOf(outputTokens.reasoning) ?? 0,
+  // A provider that says nothing has not given it away.
+  ...(countOf(inputTokens.total) === undefined && { status: 'estimated' as const }),
 })
 
 /**

@@ -119,7 +119,9 @@ export class PlinthVectorStore extends VectorStore {
       }
     })
     await this.#within(async (tenant) => {
-      for (const source of sources) await this.#add(tenant, source)
+      // In one order for all who add the same ones: each is locked.
+      const ordered = sources.toSorted((a, b) => (a.id < b.id ? -1 : 1))
+      for (const source of ordered) await this.#add(tenant, source)
     })
     return sources.map(({ id }) => id)
   }

@@ -11,6 +11,9 @@ import { type SearchMatch, type SearchOptions, search } from './search.ts'
 const MAX_SOURCES = 20
 const MAX_BUDGET = 2_000_000
 
+/** The best of all sources, among which is chosen: each is compared with those before it. */
+const MAX_CANDIDATES = 500
+
 /** What is looked for in one kind of source, and how much of it there may be. */
 export interface ContextSource extends SearchFilters {
   /** How many matches are looked at; up to 200, 20 unless said. */
@@ -76,7 +79,7 @@ export async function assembleContext(
   checkOptions(options)
   const { budgetTokens, sources = [{}], neighbours = 0, record = false, query, model } = options
   const found = await findMatches(tenant, options, sources)
-  const unique = withoutDuplicates(found)
+  const unique = withoutDuplicates(found.slice(0, MAX_CANDIDATES))
   const around = neighbours > 0 ? await readNeighbours(tenant, unique, neighbours) : []
   // A neighbour is worth less than every match, and may be what was left out.
   const candidates = withoutDuplicates([...unique, ...around])
@@ -92,7 +95,7 @@ export async function assembleContext(
   const totalTokens = text === '' ? 0 : count(text)
   const assembled = {
     ...{ text, passages, totalTokens },
-    ...{ found: found.length, duplicates: found.length - unique.length },
+    ...{ found: found.length, duplicates: Math.min(found.length, MAX_CANDIDATES) - unique.length },
   }
   if (!record) return assembled
   const items = passages.map(
@@ -226,30 +229,48 @@ interface Room {
 const LEAST_CUT = 40
 
 /** Takes the best as long as all together fit, as it is counted over the whole text, and cuts the first that does not. */
-function takeWhileFits(
+function takeWhileFits(candidates: readonly Candidate[], room: Room): Candidate[] {
+  const { budgetTokens, count } = room
+  const within = withinQuotas(candidates, room)
+  const fits = (taken: readonly Candidate[]) => count(render(passagesOf(taken))) <= budgetTokens
+  // Counted a few times only: a tokenizer is slow, and more text has more tokens.
+  let [low, high] = [0, within.length]
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2)
+    if (fits(within.slice(0, middle))) low = middle
+    else high = middle - 1
+  }
+  const taken = within.slice(0, low)
+  const next = within[low]
+  const cut = next && cutToFit(next, (one) => fits([...taken, one]))
+  return cut ? [...taken, cut] : taken
+}
+
+/** What the sources may have, each by its own tokens; the first of a source that is too much for it is cut. */
+function withinQuotas(
   candidates: readonly Candidate[],
   { budgetTokens, sources, count }: Room,
 ): Candidate[] {
-  const taken: Candidate[] = []
-  const spent = sources.map(() => 0)
-  const fits = (candidate: Candidate) =>
-    count(render(passagesOf([...taken, candidate]))) <= budgetTokens
+  const left = sources.map(({ maxTokens = MAX_BUDGET }) => maxTokens)
+  const within: Candidate[] = []
+  let total = 0
   for (const candidate of candidates) {
+    // No text is shorter than what it is made of, but for what two neighbours repeat.
+    if (total > budgetTokens * 2) break
+    const quota = left[candidate.source] ?? 0
     const tokens = count(candidate.content)
-    const quota = sources[candidate.source]?.maxTokens ?? MAX_BUDGET
-    const left = quota - (spent[candidate.source] ?? 0)
-    if (tokens <= left && tokens <= budgetTokens && fits(candidate)) {
-      taken.push(candidate)
-      spent[candidate.source] = quota - left + tokens
-      continue
-    }
-    const cut = cutToFit(candidate, (one) => count(one.content) <= left && fits(one))
-    if (cut) taken.push(cut)
-    // The quota of one source leaves room for others; the budget does not.
-    if (tokens > left) spent[candidate.source] = quota
-    else break
+    left[candidate.source] = tokens <= quota ? quota - tokens : 0
+    const kept =
+      tokens <= quota
+        ? candidate
+        : quota > 0
+          ? cutToFit(candidate, (one) => count(one.content) <= quota)
+          : undefined
+    if (!kept) continue
+    within.push(kept)
+    total += Math.min(tokens, quota)
   }
-  return taken
+  return within
 }
 
 /** The longest beginning of a chunk, up to the end of a word, that fits; undefined if that is next to nothing. */

@@ -256,12 +256,8 @@ async function callModel(
     const answer = await Promise.race([call(texts, limit), ended])
     if (!Array.isArray(answer?.embeddings) || answer.embeddings.length !== texts.length) {
       const count = Array.isArray(answer?.embeddings) ? answer.embeddings.length : 'no'
-      return {
-        error: new ValidationError(
-          'model',
-          `answered ${texts.length} of up to ${maxBatch} texts with ${count} vectors`,
-        ),
-      }
+      const problem = `answered ${texts.length} of up to ${maxBatch} texts with ${count} vectors`
+      return { error: new ValidationError('model', problem) }
     }
     return answer
   } catch (error) {

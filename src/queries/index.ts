@@ -89,7 +89,15 @@ export {
   priceUsage,
   type UsageCounts,
 } from './prices.ts'
-export * from './search.ts'
+export {
+  type SearchArm,
+  type SearchExplanation,
+  type SearchMatch,
+  type SearchOptions,
+  type SearchResult,
+  type SnippetPart,
+  search,
+} from './search.ts'
 export { type ListSearchesOptions, listSearches } from './searches.ts'
 export * from './similar.ts'
 export {

@@ -123,7 +123,7 @@ export interface NamespaceDrift {
 
 /** Counts what of a namespace is not as it should be. Reads every vector of the space. @throws {ValidationError} */
 export async function namespaceDrift(db: Database, id: string): Promise<NamespaceDrift> {
-  checkUuid('id', id)
+  await getNamespace(db, id)
   const row = only(
     await rowsOf<Record<keyof NamespaceDrift, string>>(
       db,

@@ -2,7 +2,14 @@ import { type SQL, sql } from 'drizzle-orm'
 import { rowsOf } from '../database.ts'
 import { vectorText } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
-import { chunks, embeddings, type SearchMode, type Space, searchMode } from '../schema/search.ts'
+import {
+  chunks,
+  embeddings,
+  type SearchMode,
+  type Space,
+  searchMode,
+  spaceDistance,
+} from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkInteger,
@@ -24,15 +31,24 @@ const MAX_GIVEN = 20_000
 /** Of reciprocal rank fusion: how little the first rank counts above the second (Cormack et al. 2009). */
 const RRF_K = sql.raw('60')
 
-/** What the answer is chosen among: more than it has, since what both arms have found comes first. */
-const candidatesFor = (limit: number) => Math.max(limit * 4, 40)
+/**
+ * How many each arm is asked for: more than the answer has where it is chosen among them, since what both
+ * arms have found comes first.
+ */
+export function candidatesOf(
+  { limit = 10, recency, diversity = 0 }: SearchOptions,
+  mode: SearchMode,
+): number {
+  const isChosen = mode === 'hybrid' || recency !== undefined || (mode !== 'text' && diversity > 0)
+  return isChosen ? Math.max(limit * 4, 40) : limit
+}
 
 export interface SearchOptions extends SearchFilters {
   /** As typed into a search box: words, "phrases", or, -exclusions, and the beginnings of wor*. */
-  query?: string
+  query?: string | undefined
   /** What the query means, by the model of `space`; see `embedTexts`. */
-  embedding?: readonly number[]
-  space?: Pick<Space, 'id' | 'dimensions' | 'distance'>
+  embedding?: readonly number[] | undefined
+  space?: Pick<Space, 'id' | 'dimensions' | 'distance'> | undefined
   /** What is given decides unless said: `query` and `embedding` make a hybrid search. */
   mode?: SearchMode
   /** Up to 200. */
@@ -120,7 +136,7 @@ export interface SearchExplanation {
 export interface SearchResult {
   /** Best first. */
   matches: SearchMatch[]
-  /** Whether `maxScan` has ended the search before as many were found as were asked for. */
+  /** Whether `maxScan` has ended the search before as many were looked at as would have matched. */
   truncated: boolean
   explain?: SearchExplanation
 }
@@ -130,8 +146,9 @@ export interface SearchResult {
  * in which the chunks were made.
  *
  * Right for a tenant of any size: see `search.nearest_chunks`. Both arms and their fusion by weighted
- * reciprocal rank are one statement. As many matches as `limit` asks for come back while as many chunks pass
- * the filters, in a search with an embedding. Text that no chunk has the words of finds words that look alike.
+ * reciprocal rank are one statement. As many matches as `limit` asks for come back while as many chunks with
+ * a vector pass the filters, in a search with an embedding. Text that no chunk has the words of finds words
+ * that look alike. `weights`, `recency` and `diversity` order the best of each arm: four times `limit`, at least 40.
  *
  * @throws {ValidationError} also for an embedding that is not of the space.
  * @throws {NotFoundError} for a space that does not exist.
@@ -172,10 +189,9 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
 function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): SQL {
   const { limit = 10, weights = {}, recency, snippets = false, explain = false } = options
   const diversity = mode === 'text' ? 0 : (options.diversity ?? 0)
-  const isChosen = mode === 'hybrid' || recency !== undefined || diversity > 0
   // Numbers that were checked stand in the text: a plan that knows them is as good as one for each call.
   const rows = sql.raw(String(limit))
-  const candidates = sql.raw(String(isChosen ? candidatesFor(limit) : limit))
+  const candidates = sql.raw(String(candidatesOf(options, mode)))
   const filters = filterArguments(options)
   const vector =
     mode === 'text' || !options.space || !options.embedding
@@ -324,6 +340,7 @@ function checkSearch(options: SearchOptions): SearchMode {
   if (embedding !== undefined) {
     if (!space) throw new ValidationError('space', 'must say whose vector the embedding is')
     checkUuid('space.id', space.id)
+    checkOneOf('space.distance', space.distance, spaceDistance.enumValues)
     checkVector('embedding', embedding, space.dimensions)
   }
   checkFilters(options)

@@ -28,6 +28,8 @@ export interface CreateSpaceOptions {
    * of what it takes to add to one; see `buildSpaceIndex`. `now` unless said.
    */
   index?: 'now' | 'later'
+  /** Up to how many vectors a slice is scanned exactly, from 0 to 10,000,000; 4,000 unless said. */
+  exactRows?: number
 }
 
 /**
@@ -47,6 +49,7 @@ export async function createSpace(
     revision = '1',
     purpose = 'text',
     index = 'now',
+    exactRows,
   }: CreateSpaceOptions,
 ): Promise<Space> {
   checkText('provider', provider, { max: 200 })
@@ -56,6 +59,7 @@ export async function createSpace(
   checkText('revision', revision, { max: 100 })
   checkText('purpose', purpose, { max: 100 })
   checkOneOf('index', index, ['now', 'later'])
+  if (exactRows !== undefined) checkExactRows(exactRows)
   const identity = { provider, model, dimensions, distance, revision, purpose }
 
   return mapErrors(() =>
@@ -78,6 +82,7 @@ export async function createSpace(
             .insert(spaces)
             .values({
               ...identity,
+              exactRows,
               ...(isFirst && { status: 'active', activatedAt: sql`clock_timestamp()` }),
             })
             .returning(),
@@ -87,6 +92,27 @@ export async function createSpace(
       return space
     }),
   )
+}
+
+const checkExactRows = (value: unknown) => checkInteger('exactRows', value, { max: 10_000_000 })
+
+/**
+ * Changes up to how many vectors of a slice a search scans exactly. Returns the space.
+ *
+ * @throws {NotFoundError} for an unknown id. @throws {ValidationError}
+ */
+export async function updateSpace(
+  db: Database,
+  id: string,
+  { exactRows }: Required<Pick<CreateSpaceOptions, 'exactRows'>>,
+): Promise<Space> {
+  checkUuid('id', id)
+  checkExactRows(exactRows)
+  const [space] = await run(
+    db.update(spaces).set({ exactRows }).where(eq(spaces.id, id)).returning(),
+  )
+  if (!space) throw new NotFoundError('space', id)
+  return space
 }
 
 /** Returns a space. @throws {NotFoundError} for an unknown id. @throws {ValidationError} */

@@ -10,6 +10,7 @@ import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
 import { searchObjects } from './search-objects.ts'
 import { spaceObjects } from './spaces.ts'
+import { wordObjects } from './words.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
 export const managedObjects: readonly ManagedObject[] = [
@@ -18,6 +19,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...identityObjects,
   ...searchObjects,
   ...retrievalObjects,
+  ...wordObjects,
   ...spaceObjects,
   ...driftObjects,
   ...offloadingObjects,

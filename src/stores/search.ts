@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm'
 import { only, rowsOf } from '../database.ts'
 import { StoreError, ValidationError } from '../errors.ts'
 import { countQueries } from '../queries/placements.ts'
-import { type SearchOptions, type SearchResult, search } from '../queries/search.ts'
+import { candidatesOf, type SearchOptions, type SearchResult, search } from '../queries/search.ts'
 import type { Namespace } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkInteger, checkUuid, checkVector } from '../validation.ts'
@@ -94,7 +94,10 @@ async function searchNear(
   ask: Ask,
   store: string,
 ): Promise<{ result: SearchResult } | { reason: string }> {
-  const wanted = candidates(asked)
+  const wanted = candidatesOf(
+    asked,
+    asked.mode ?? (asked.query === undefined ? 'vector' : 'hybrid'),
+  )
   for (let count = wanted; ; count = Math.min(count * 2, MAX_NEAR)) {
     let found: NearVector[]
     try {
@@ -121,12 +124,6 @@ async function searchNear(
       return { reason: `${store}: of the ${MAX_NEAR} nearest, ${passed} passed the filters` }
     }
   }
-}
-
-/** How many the arm of a search by vectors is asked for: see `search`. */
-function candidates({ limit = 10, query, mode, recency, diversity = 0 }: SearchOptions): number {
-  const isHybrid = mode === 'hybrid' || (mode === undefined && query !== undefined)
-  return isHybrid || recency !== undefined || diversity > 0 ? Math.max(limit * 4, 40) : limit
 }
 
 /** Whether the organization has more vectors here than so many. */

@@ -2,7 +2,7 @@ import { embed, embedMany, generateText, streamText, wrapLanguageModel } from 'a
 import { MockEmbeddingModelV3, MockLanguageModelV3, simulateReadableStream } from 'ai/test'
 import { describe, expect } from 'vitest'
 import type { Database } from '../../src/database.ts'
-import type { EmbeddingModel } from '../../src/embedding.ts'
+import { type EmbeddingModel, hashingModel } from '../../src/embedding.ts'
 import { ValidationError } from '../../src/errors.ts'
 import { meteredModel, usageMiddleware } from '../../src/integrations/ai-sdk.ts'
 import { search } from '../../src/queries/search.ts'
@@ -191,4 +191,13 @@ describe('usageMiddleware', () => {
     expect(text).toBe('hi')
     expect(await usageOf(db, scope)).toMatchObject([recorded])
   })
+})
+
+test('the offline model is one of the AI SDK, metered or not', async ({ db }) => {
+  const scope = await makeScope(db)
+  const model = hashingModel({ dimensions: 32 })
+  const { embeddings } = await embedMany({ model, values: ['one', 'two'] })
+  const metered = meteredModel(model, { ledger: { db, scope } })
+  expect((await embed({ model: metered, value: 'two' })).embedding).toEqual(embeddings[1])
+  expect(await usageOf(db, scope)).toMatchObject([{ model: 'hashing-32', status: 'unpriced' }])
 })

@@ -148,12 +148,12 @@ describe('a hybrid search', () => {
     db,
   }) => {
     let answers = 0
+    const space = await makeSpace(db, { dimensions: DIMENSIONS })
     await fc.assert(
       fc.asyncProperty(
         fc.array(item, { minLength: 8, maxLength: 30 }),
         fc.array(ask, { minLength: 3, maxLength: 3 }),
         async (items, asks) => {
-          const space = await makeSpace(db, { dimensions: DIMENSIONS })
           const [owner, other] = [await makeScope(db), await makeScope(db)]
           const [ann, ben] = [await joinScope(db, owner), await joinScope(db, owner)]
           const mine = items.map(({ isMine, ...rest }) => ({

@@ -324,18 +324,18 @@ describe('words', () => {
   test('that are misspelt find what looks like them, where nothing has them', async ({ db }) => {
     await inTenant(db, await makeScope(db), async (tenant) => {
       await makeChunk(tenant, { content: 'Tuning the Postgres planner' })
-      await makeChunk(tenant, { content: 'Receiving parcels', sourceType: 'mail' })
+      await makeChunk(tenant, { content: 'Receive parcels', sourceType: 'mail' })
 
       const typo = await search(tenant, { query: 'postgers planer', explain: true })
       expect(contents(typo.matches)).toEqual(['Tuning the Postgres planner'])
       expect(typo.explain?.text).toMatchObject({ plan: 'similar words', found: 1 })
-      expect(await find(tenant, 'recieving')).toEqual(['Receiving parcels'])
-      expect(await find(tenant, 'recieving', { sourceTypes: ['note'] })).toEqual([])
-      expect(await find(tenant, 'recieving postgers')).toEqual([])
+      expect(await find(tenant, 'parcells')).toEqual(['Receive parcels'])
+      expect(await find(tenant, 'parcells', { sourceTypes: ['note'] })).toEqual([])
+      expect(await find(tenant, 'parcells postgers')).toEqual([])
       expect(await find(tenant, 'zebra')).toEqual([])
     })
     await inTenant(db, await makeScope(db), async (tenant) => {
-      expect(await find(tenant, 'recieving')).toEqual([])
+      expect(await find(tenant, 'parcells')).toEqual([])
     })
   })
 
@@ -421,6 +421,10 @@ describe('what is asked of the engine', () => {
     expect(cut.truncated).toBe(true)
     expect(cut.matches.length).toBeLessThan(30)
     expect(cut.explain?.vector).toMatchObject({ plan: 'index', counted: 11 })
+    // All that there is was found: nothing is missing.
+    const rest = await find({ maxScan: 10_000, limit: 200 })
+    expect(rest.matches).toHaveLength(40)
+    expect(rest.truncated).toBe(false)
     const whole = await find({})
     expect(whole.truncated).toBe(false)
     expect(whole.matches).toHaveLength(30)
@@ -542,6 +546,7 @@ describe('search', () => {
         { query: 'a', recency: { halfLifeDays: 0 } },
         { query: 'a', recency: { halfLifeDays: 1, weight: 2 } },
         { space, embedding: vector, maxScan: 0 },
+        { space: { ...space, distance: 'manhattan' as 'l2' }, embedding: vector },
         { space, embedding: vector, near: [{ chunkId: 'nope', distance: 1 }] },
         { space, embedding: vector, near: [{ chunkId: uuidV7(), distance: Number.NaN }] },
       ]

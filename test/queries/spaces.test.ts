@@ -18,7 +18,9 @@ import {
   retireSpace,
   rollBackSpace,
   spaceCoverage,
+  updateSpace,
 } from '../../src/queries/spaces.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
 import type { Space } from '../../src/schema/search.ts'
 import { inTenant, type Scope } from '../../src/tenant.ts'
 import { rollback } from '../../src/testing/database.ts'
@@ -331,3 +333,16 @@ test('no order of anything leaves an orphan, and a fill covers exactly what is t
 
 /** A step that leaves the first space the active one. */
 const isPlain = ({ kind }: Step) => ['index', 'inline', 'remove', 'run', 'create'].includes(kind)
+
+test('up to how many rows a space is scanned is said when it is made, and changed', async ({
+  db,
+}) => {
+  const identity = { provider: 'test', model: 'm', dimensions: 8, purpose: uuidV7() }
+  const { id, exactRows } = await createSpace(db, { ...identity, exactRows: 100 })
+  expect(exactRows).toBe(100)
+  expect(await updateSpace(db, id, { exactRows: 0 })).toMatchObject({ id, exactRows: 0 })
+  await expect(updateSpace(db, uuidV7(), { exactRows: 1 })).rejects.toBeInstanceOf(NotFoundError)
+  for (const rows of [-1, 1.5, 1e9]) {
+    await expect(updateSpace(db, id, { exactRows: rows })).rejects.toBeInstanceOf(ValidationError)
+  }
+})

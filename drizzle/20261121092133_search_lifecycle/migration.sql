@@ -218,7 +218,7 @@ begin
   -- of one that is scanned: a slice that is thinner is scanned the faster, until it would not be filled at all.
   select s.dimensions, case
         when i.rows is null then 2147483646
-        when max_scan is not null then s.exact_rows
+        when max_scan is not null then least(1e9, s.exact_rows)
         else least(1e9, greatest(s.exact_rows, sqrt(15 * i.rows * max_rows), i.rows * max_rows / 20000)) end::integer,
       -- A larger graph takes a longer list for the same recall; what pgvector takes is up to 1000.
       least(1000, 200 * greatest(1, sqrt(i.rows / 100000)))::integer,
@@ -249,7 +249,7 @@ begin
     -- One scan counts the slice, and is the answer if the slice is small.
     execute format(
       'with slice as materialized (
-         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14 + 1),
+         select e.chunk_id, e.embedding operator(public.%1$s) $3 as distance from %2$s limit $14::bigint + 1),
        nearest as (select * from slice order by distance, chunk_id limit $15)
        select (select count(*) from slice), array_agg(n.chunk_id), array_agg(n.distance) from nearest n',
       op, slice)
@@ -284,8 +284,11 @@ begin
       into chunk_ids, distances using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, max_rows;
     execute format('set local enable_sort = %s', sorts);
     if coalesce(cardinality(chunk_ids), 0) < max_rows then
-      truncated := max_scan is not null;
-      if not truncated then
+      if max_scan is not null then
+        execute 'select exists (select 1 from ' || slice || ' offset $14 limit 1)'
+          into truncated
+          using organization, space, query, source_types, source_ids, project, category, owner, since, until, metadata, except_type, except_id, coalesce(cardinality(chunk_ids), 0);
+      else
         plan := 'index, then exact';
         execute format(
           'with nearest as (
@@ -318,8 +321,10 @@ declare
     case when except_id is not null then ' and (c.source_type, c.source_id) <> ($12, $13)' else '' end;
 begin
   execute $query$
-    with nearest as (
-      select c.id, g.distance from unnest($2, $3) g (id, distance)
+    with given as (
+      select u.id, min(u.distance) as distance from unnest($2, $3) u (id, distance) group by u.id),
+    nearest as (
+      select c.id, g.distance from given g
       join "search"."chunks" c on c.organization_id = $1 and c.id = g.id where true $query$ || filters || $query$
       order by g.distance, c.id limit $14)
     select array_agg(n.id), array_agg(n.distance) from nearest n $query$
@@ -332,20 +337,65 @@ begin
   return next;
 end $$;
 --> statement-breakpoint
+-- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
+create or replace function search.diverse_chunks(
+  space uuid, ids uuid[], scores float8[], diversity float8, max_rows integer)
+returns table (chunk_id uuid, place integer)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  vectors public.halfvec[];
+  relevance float8[];
+  -- How like a candidate is to the one of the chosen that it is most like; null once it is chosen itself.
+  likeness float8[] := array_fill(0::float8, array[coalesce(cardinality(ids), 0)]);
+  chosen integer;
+begin
+  select array_agg(e.embedding order by i.at),
+      array_agg(coalesce((i.score - i.least) / nullif(i.most - i.least, 0), 1) order by i.at)
+    into vectors, relevance
+    from (select u.id, u.score, u.at, min(u.score) over () as least, max(u.score) over () as most
+      from unnest(ids, scores) with ordinality u (id, score, at)) i
+    left join "search"."embeddings" e on e.organization_id = organization and e.space_id = space and e.chunk_id = i.id;
+  for place in 1 .. least(max_rows, cardinality(likeness)) loop
+    select c.at into chosen
+      from unnest(relevance, likeness) with ordinality c (relevance, likeness, at)
+      where c.likeness is not null
+      order by (1 - diversity) * c.relevance - diversity * c.likeness desc, c.at limit 1;
+    diverse_chunks.chunk_id := ids[chosen];
+    diverse_chunks.place := place;
+    return next;
+    likeness[chosen] := null;
+    select array_agg(case when c.likeness is null then null
+        else greatest(c.likeness, coalesce(1 - (c.vector operator(public.<=>) vectors[chosen]), 0)) end order by c.at)
+      into likeness
+      from unnest(vectors, likeness) with ordinality c (vector, likeness, at);
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
+revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) from public;
+--> statement-breakpoint
+-- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app
+grant execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app;
+--> statement-breakpoint
 -- managed: function search.query_terms(search.language, text)
 create or replace function search.query_terms(language "search"."language", query text)
 returns tsquery language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
   config regconfig := language::text::regconfig;
   beginning constant text := '(^|\s)(-?)([^-\s"*()&|!:<>''\\][^\s"*()&|!:<>''\\]*)\*(?=\s|$)';
-  terms tsquery := websearch_to_tsquery(config, regexp_replace(query, beginning, '\1', 'g'));
+  -- A line of dashes excludes nothing: Postgres would take each for one more negation, and fail at 32.
+  dashes constant text := '(^|[\s"!&|():<])-(?:[\s"!&|():<]*-)+';
+  terms tsquery := websearch_to_tsquery(config,
+    regexp_replace(regexp_replace(query, beginning, '\1', 'g'), dashes, '\1', 'g'));
   part text[];
   prefix tsquery;
 begin
-  for part in select regexp_matches(query, beginning, 'g') loop
-    prefix := to_tsquery(config, '''' || part[3] || ''':*');
+  -- Each reads the index from its beginning to its end.
+  for part in select distinct m[2:3] from regexp_matches(query, beginning, 'g') m order by 1 limit 16 loop
+    prefix := to_tsquery(config, '''' || part[2] || ''':*');
     if numnode(prefix) > 0 then
-      prefix := case when part[2] = '-' then !! prefix else prefix end;
+      prefix := case when part[1] = '-' then !! prefix else prefix end;
       terms := case when numnode(terms) = 0 then prefix else terms && prefix end;
     end if;
   end loop;
@@ -375,8 +425,13 @@ declare
   rank text;
   ranking text;
   alike text;
+  -- A word or a phrase, and whether it is excluded.
+  token constant text := '(-*)("[^"]*"?|[^\s"]+)';
 begin
   truncated := false;
+  if length(query) > 1000 then
+    query := regexp_replace(left(query, 1000), '\S*$', '');
+  end if;
   -- One step of the index a language.
   loop
     select c.language into spoken from "search"."chunks" c
@@ -414,13 +469,19 @@ begin
       select string_agg(format(' and c.content operator(public.%%>) %L', w.word), ''),
           string_agg(format('public.word_similarity(%L, c.content)', w.word), ' + ')
         into alike, ranking
-        from (select distinct word from regexp_split_to_table(
-            lower(regexp_replace(query, '(^|s)-S+', ' ', 'g')), '[^[:alnum:]]+') word
-          where length(word) >= 3 and exists (select from unnest(languages) l
-            where numnode(search.query_terms(l, word)) > 0) limit 8) w;
+        from (select distinct word
+          from regexp_matches(query, token, 'g') part, regexp_split_to_table(lower(part[2]), '[^[:alnum:]]+') word
+          where part[1] = '' and length(word) >= 4 and exists (select from unnest(languages) l
+            where numnode(search.query_terms(l, word)) > 0)
+          order by word limit 4) w;
+      select alike || coalesce(string_agg(format(' and not (c.language = %L and c.terms @@ %L::tsquery)', e.l, e.terms), ''), '')
+        into alike
+        from (select l, search.query_terms(l, part[2]) as terms
+          from regexp_matches(query, token, 'g') part, unnest(languages) l where part[1] <> '') e
+        where numnode(e.terms) > 0;
       if alike is not null then
         plan := 'similar words';
-        set local pg_trgm.word_similarity_threshold = 0.4;
+        set local pg_trgm.word_similarity_threshold = 0.5;
         execute $query$
           with found as (
             select c.id, ($query$ || ranking || $query$)::real as rank from "search"."chunks" c
@@ -436,47 +497,6 @@ begin
   took_ms := case when timed then extract(epoch from clock_timestamp() - began) * 1000 end;
   return next;
 end $$;
---> statement-breakpoint
--- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
-create or replace function search.diverse_chunks(
-  space uuid, ids uuid[], scores float8[], diversity float8, max_rows integer)
-returns table (chunk_id uuid, place integer)
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  vectors public.halfvec[];
-  relevance float8[];
-  -- How like a candidate is to the one of the chosen that it is most like; null once it is chosen itself.
-  likeness float8[] := array_fill(0::float8, array[cardinality(ids)]);
-  chosen integer;
-begin
-  select array_agg(e.embedding order by i.at),
-      array_agg(coalesce((i.score - i.least) / nullif(i.most - i.least, 0), 1) order by i.at)
-    into vectors, relevance
-    from (select u.id, u.score, u.at, min(u.score) over () as least, max(u.score) over () as most
-      from unnest(ids, scores) with ordinality u (id, score, at)) i
-    left join "search"."embeddings" e on e.organization_id = organization and e.space_id = space and e.chunk_id = i.id;
-  for place in 1 .. least(max_rows, cardinality(ids)) loop
-    select c.at into chosen
-      from unnest(relevance, likeness) with ordinality c (relevance, likeness, at)
-      where c.likeness is not null
-      order by (1 - diversity) * c.relevance - diversity * c.likeness desc, c.at limit 1;
-    diverse_chunks.chunk_id := ids[chosen];
-    diverse_chunks.place := place;
-    return next;
-    likeness[chosen] := null;
-    select array_agg(case when c.likeness is null then null
-        else greatest(c.likeness, coalesce(1 - (c.vector operator(public.<=>) vectors[chosen]), 0)) end order by c.at)
-      into likeness
-      from unnest(vectors, likeness) with ordinality c (vector, likeness, at);
-  end loop;
-end $$;
---> statement-breakpoint
--- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean)
-revoke execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) from public;
---> statement-breakpoint
--- managed: grant search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app
-grant execute on function search.nearest_chunks(uuid, public.halfvec, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, integer, boolean) to plinth_app;
 --> statement-breakpoint
 -- managed: grant search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 revoke execute on function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean) from public;
@@ -614,13 +634,17 @@ returns void language plpgsql security definer set search_path = pg_catalog, pg_
 declare
   moment timestamptz := clock_timestamp();
   its_purpose text;
+  its_status text;
   lacking bigint;
 begin
   perform pg_advisory_xact_lock(hashtextextended('plinth.spaces', 0));
-  select s.purpose into its_purpose from "search"."spaces" s where s.id = space;
+  select s.purpose, s.status into its_purpose, its_status from "search"."spaces" s where s.id = space;
   if not found then
     raise exception 'space % not found', space
       using errcode = 'no_data_found', detail = 'space', hint = space::text;
+  end if;
+  if its_status = 'active' then
+    return;
   end if;
   if not force then
     select v.missing into lacking from search.space_coverage(space, null) v;
@@ -633,7 +657,7 @@ begin
   update "search"."spaces" s set status = 'retired', updated_at = now()
     where s.purpose = its_purpose and s.status = 'active' and s.id <> space;
   update "search"."spaces" s set status = 'active', activated_at = moment, updated_at = now()
-    where s.id = space and s.status <> 'active';
+    where s.id = space;
 end $$;
 --> statement-breakpoint
 -- managed: function search.roll_back_space(text)

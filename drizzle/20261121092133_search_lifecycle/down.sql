@@ -73,14 +73,14 @@ drop function if exists search.due_organizations(uuid, uuid[], uuid, integer);
 -- managed: function search.create_partition(uuid, boolean)
 drop function if exists search.create_partition(uuid, boolean);
 --> statement-breakpoint
--- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
-drop function if exists search.diverse_chunks(uuid, uuid[], float8[], float8, integer);
---> statement-breakpoint
 -- managed: function search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 drop function if exists search.matching_chunks(text, integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean);
 --> statement-breakpoint
 -- managed: function search.query_terms(search.language, text)
 drop function if exists search.query_terms(search.language, text);
+--> statement-breakpoint
+-- managed: function search.diverse_chunks(uuid, uuid[], float8[], float8, integer)
+drop function if exists search.diverse_chunks(uuid, uuid[], float8[], float8, integer);
 --> statement-breakpoint
 -- managed: function search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean)
 drop function if exists search.given_chunks(uuid[], float8[], integer, text[], text[], uuid, uuid, uuid, timestamptz, timestamptz, jsonpath, text, text, boolean);
