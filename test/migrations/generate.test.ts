@@ -6,11 +6,10 @@ import { promisify } from 'node:util'
 import { afterAll, describe, expect, test } from 'vitest'
 import { MigrationError } from '../../src/errors.ts'
 import { textsOf } from '../../src/migrations/advice/parse.ts'
-import { migrationsFolder, plinthSource } from '../../src/migrations/folder.ts'
+import { migrationsFolder, plinthSource, readMigrations } from '../../src/migrations/folder.ts'
 import { generate, migrationNames, readState } from '../../src/migrations/generate/generate.ts'
 import { stateOfExports } from '../../src/migrations/generate/kit.ts'
-import { joinStatements } from '../../src/migrations/generate/order.ts'
-import { EMPTY, planMigration } from '../../src/migrations/generate/plan.ts'
+import { planMigration } from '../../src/migrations/generate/plan.ts'
 import { OpenQuestionsError } from '../../src/migrations/generate/renames.ts'
 import { collectObjects, loadProject } from '../../src/migrations/project.ts'
 import * as schema from '../../src/schema/index.ts'
@@ -193,11 +192,9 @@ describe('the migrations of plinth', () => {
   })
 
   test('come each with what undoes it', async () => {
-    const [first, ...rest] = await migrationNames(migrationsFolder)
-    expect(rest).toEqual([])
-    const { down } = await planMigration(EMPTY, await declared())
-    const file = await readFile(join(migrationsFolder, first ?? '', 'down.sql'), 'utf8')
-    expect(file).toBe(joinStatements(down))
+    const undone = (await readMigrations([plinthSource])).map(({ down }) => down?.length ?? 0)
+    expect(undone.length).toBeGreaterThan(1)
+    expect(Math.min(...undone)).toBeGreaterThan(0)
   })
 
   test('give every managed object a name of its own', () => {

@@ -216,9 +216,10 @@ describe('a search of a placed namespace', () => {
 
   test('is refused for another store or space', async ({ db }) => {
     const store = await lancedb()
+    // Before anything is written: a partition that is made locks what writers of other tests hold.
+    const other = await makeSpace(db)
     const { space, namespace, scope } = await prepare(db, store, { count: 6 })
     const embedding = unitVector(3, space.dimensions)
-    const other = await makeSpace(db)
     await inTenant(db, scope, async (tenant) => {
       const asked = { space, embedding, store, namespace }
       for (const [argument, change] of [
