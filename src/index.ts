@@ -22,5 +22,6 @@ export {
   readInTenant,
   type Scope,
   type ScopeRole,
+  type Tenancy,
   type Tenant,
 } from './tenant.ts'

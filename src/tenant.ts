@@ -121,6 +121,26 @@ export async function readInTenant<const Queries extends readonly PromiseLike<un
   )
 }
 
+/**
+ * An organization on a database: a `Tenant`, or a database with whom to act for. What takes one works within
+ * a scope, in its transaction, and outside of any, in transactions of its own.
+ */
+export interface Tenancy {
+  readonly db: Database
+  readonly organizationId: string
+  /** Undefined for a service. */
+  readonly userId?: string | undefined
+}
+
+/** Runs `work` in the scope of a tenancy: the one that is open, or one of its own. @throws as `inTenant`. */
+export const withTenant = <T>(
+  { db, organizationId, userId }: Tenancy,
+  work: Work<T>,
+): Promise<T> =>
+  userId === undefined
+    ? asService(db, organizationId, work)
+    : inTenant(db, { organizationId, userId }, work)
+
 async function within<T>(db: Database, entrance: Entrance, work: Work<T>): Promise<T> {
   const outer = tenants.get(db)
   if (outer) {

@@ -44,6 +44,7 @@ const SHARED = [
   'columns',
   'drift',
   'index',
+  'ledger',
   'managed',
   'objects',
   'offloading',

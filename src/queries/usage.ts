@@ -1,5 +1,5 @@
 import { and, desc, eq, gte, lt, sql } from 'drizzle-orm'
-import { type Database, isBefore, rowsOf, run } from '../database.ts'
+import { isBefore, rowsOf, run } from '../database.ts'
 import { ConstraintError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
@@ -105,7 +105,7 @@ export async function recordUsages(
   checkList('usages', usages, { max: MAX_USAGES })
   if (usages.length === 0) return []
   const checked = usages.map((usage, index) => checkUsage(`usages[${index}]`, usage))
-  const { now, pricesOf } = await readPrices(tenant.db, checked)
+  const { now, pricesOf } = await openLedger(tenant, checked)
 
   const rows = checked.map((usage) => {
     const occurredAt = usage.occurredAt ?? now
@@ -172,8 +172,11 @@ function costOf(usage: CheckedUsage, prices: readonly ApplicablePrice[], at: Dat
 type Model = Pick<RecordUsageOptions, 'provider' | 'model'>
 const modelKey = ({ provider, model }: Model) => JSON.stringify([provider, model])
 
-/** The prices of the models, of the times of their calls, and the database's clock, in one read. */
-async function readPrices(db: Database, usages: readonly CheckedUsage[]) {
+/**
+ * Lets the transaction write into the ledger. Returns the prices of the models, of the times of their calls,
+ * and the database's clock.
+ */
+async function openLedger({ db, organizationId }: Tenant, usages: readonly CheckedUsage[]) {
   const models = new Map(usages.map((usage) => [modelKey(usage), usage]))
   const wanted = [...models.values()].map(({ provider, model }) => ({ provider, model }))
   const times = usages.flatMap(({ occurredAt }) => occurredAt?.getTime() ?? [])
@@ -187,7 +190,7 @@ async function readPrices(db: Database, usages: readonly CheckedUsage[]) {
       select clock.now, price.id, price.provider, price.model, price.unit,
         price.tier_from as "tierFrom", price.nanos_per_million::text as "nanosPerMillion",
         price.valid_from as "validFrom", price.valid_to as "validTo"
-      from (select now()::timestamptz(3) as now) as clock
+      from (select now()::timestamptz(3) as now, costs.open_ledger(${organizationId})) as clock
       left join (
         select prices.* from ${modelPrices} as prices
         join json_to_recordset(${JSON.stringify(wanted)}::text::json) as wanted (provider text, model text)

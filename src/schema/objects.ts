@@ -3,6 +3,7 @@ import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
 import { driftObjects } from './drift.ts'
 import { identityObjects } from './identity.ts'
+import { ledgerObjects } from './ledger.ts'
 import type { ManagedObject } from './managed.ts'
 import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
@@ -24,6 +25,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...driftObjects,
   ...offloadingObjects,
   ...costsObjects,
+  ...ledgerObjects,
   ...activityObjects,
   ...aiObjects,
 ]
