@@ -119,7 +119,41 @@ export class MissingPartitionError extends PlinthError {
   }
 }
 
-const SPACE_PROBLEMS = ['not_covered', 'active', 'in_use', 'no_predecessor'] as const
+/** A model has no price, so that nothing can be reserved for a call: import prices, create one, or give an amount. */
+export class UnpricedError extends PlinthError {
+  override readonly name = 'UnpricedError'
+  readonly provider: string
+  readonly model: string
+
+  constructor(provider: string, model: string) {
+    super(
+      `no price of ${provider}/${model} is known for all that the call may use; importPrices, createPrice, or give amountNanos`,
+    )
+    this.provider = provider
+    this.model = model
+  }
+}
+
+/** A reservation that was resolved the other way, or is not held any more. Nothing was changed. */
+export class ReservationError extends PlinthError {
+  override readonly name = 'ReservationError'
+  /** `ended`: settled, released, or its lease was over and others were granted what it held. */
+  readonly reason: 'settled' | 'released' | 'ended'
+  readonly reservationId: string
+
+  constructor(reason: ReservationError['reason'], id: string, options?: ErrorOptions) {
+    super(
+      {
+        settled: `reservation ${id} is settled already: its call is in the ledger`,
+        released: `reservation ${id} was released; if its call was made after all, recordUsage it`,
+        ended: `reservation ${id} is not held any more; reserve again`,
+      }[reason],
+      options,
+    )
+    this.reason = reason
+    this.reservationId = id
+  }
+}
 
 /** A space that is not in the state for it. Nothing was changed; the message says the way. */
 export class SpaceError extends PlinthError {
@@ -128,7 +162,7 @@ export class SpaceError extends PlinthError {
    * `not_covered`: chunks lack their vector in it; `active`: it is searched; `in_use`: another engine has
    * vectors of it; `no_predecessor`: none was active before.
    */
-  readonly reason: (typeof SPACE_PROBLEMS)[number]
+  readonly reason: 'not_covered' | 'active' | 'in_use' | 'no_predecessor'
 
   constructor(reason: SpaceError['reason'], message: string, options?: ErrorOptions) {
     super(message, options)
@@ -272,116 +306,5 @@ export class ScratchError extends PlinthError {
   constructor(reason: ScratchError['reason'], message: string, options?: ErrorOptions) {
     super(message, options)
     this.reason = reason
-  }
-}
-
-/** What drivers put on an error, each under names of its own. */
-interface DriverError extends Error {
-  code?: unknown
-  detail?: unknown
-  hint?: unknown
-  constraint?: unknown
-  constraint_name?: unknown
-  table?: unknown
-  table_name?: unknown
-  column?: unknown
-  column_name?: unknown
-}
-
-const CONSTRAINTS: Record<string, ConstraintKind> = {
-  '23505': 'unique',
-  '23503': 'foreign_key',
-  '23514': 'check',
-  '23502': 'not_null',
-  '23P01': 'exclusion',
-}
-const LOCKS: Record<string, LockError['kind']> = {
-  '55P03': 'not_available',
-  '40P01': 'deadlock',
-  '40001': 'serialization',
-}
-const REASONS: readonly unknown[] = [
-  'not_a_member',
-  'user_deactivated',
-  'organization_archived',
-  'organization_not_found',
-] satisfies ForbiddenReason[]
-const isReason = (detail: unknown): detail is ForbiddenReason => REASONS.includes(detail)
-
-/** Lost, refused, or shut down: SQLSTATE class 08, operator intervention, or a socket's code. */
-const isConnectionCode = (code: string) =>
-  /^(08\w{3}|57P0[123]|53300|28\w{3})$|^(ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EHOSTUNREACH|CONNECT)/.test(
-    code,
-  )
-
-/**
- * What plinth throws for an error of the database or its driver: one of the classes above where it knows
- * the kind, and otherwise the error itself.
- *
- * The cause keeps code and message, but not the detail, in which Postgres quotes the row's values.
- */
-export function toPlinthError(error: unknown): unknown {
-  if (error instanceof PlinthError) return error
-  const found = findDriverError(error)
-  if (!found) return error
-  // Drizzle wraps what its driver throws, our own errors too.
-  if (found instanceof PlinthError) return found
-
-  const code = String(found.code)
-  const cause = Object.assign(new Error(found.message), { code })
-  const named = (...keys: (keyof DriverError)[]) =>
-    keys.map((key) => found[key]).find((value) => typeof value === 'string') ?? ''
-
-  if (code === '23514' && found.message.startsWith('no partition of relation')) {
-    return new MissingPartitionError(found.message.split('"')[1] ?? '', { cause })
-  }
-  const constraint = CONSTRAINTS[code]
-  if (constraint) {
-    const name = named('constraint_name', 'constraint', 'column_name', 'column')
-    return new ConstraintError(constraint, name, named('table_name', 'table'), { cause })
-  }
-  const lock = LOCKS[code]
-  if (lock) return new LockError(lock, { cause })
-  const [, extension] = /^extension "(.+)" is not available/.exec(found.message) ?? []
-  if (extension) {
-    return new MigrationError(
-      `the server has no extension ${extension}; install it there, or ask for it, and migrate again`,
-      { cause },
-    )
-  }
-  if (code === '42501') {
-    const reason = isReason(found.detail) ? found.detail : 'permission'
-    return new ForbiddenError(reason, found.message, { cause })
-  }
-  if (code === '22023') {
-    const argument = /^plinth\.(.+)/.exec(named('detail'))?.[1]
-    if (argument) return new ValidationError(argument, found.message)
-    if (/^time zone/.test(found.message)) return new ValidationError('timeZone', found.message)
-  }
-  if (code === '55000') {
-    const reason = SPACE_PROBLEMS.find((it) => named('detail') === `plinth.space.${it}`)
-    if (reason) return new SpaceError(reason, found.message, { cause })
-  }
-  // What a function of the database looked for, as it says itself.
-  if (code === 'P0002') return new NotFoundError(named('detail'), named('hint'))
-  if (code === '57014') {
-    return new TimeoutError('statement', `${found.message}; see statementTimeoutMs`, { cause })
-  }
-  if (code === '25P03') return new TimeoutError('idle_transaction', found.message, { cause })
-  if (code === '25P02') {
-    return new TransactionError('a query failed before, so that the transaction is lost', { cause })
-  }
-  if (code === '25006') {
-    return new TransactionError(`${found.message}; write in inTenant`, { cause })
-  }
-  if (isConnectionCode(code)) return new ConnectionError(`connection: ${found.message}`, { cause })
-  return error
-}
-
-/** The first error in the chain of causes that has a code, or is plinth's own. */
-function findDriverError(error: unknown): DriverError | PlinthError | undefined {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    if (at instanceof PlinthError) return at
-    if ('code' in at && typeof at.code === 'string') return at
   }
 }

@@ -1,4 +1,5 @@
 export { type Connection, type ConnectOptions, connect, type Database } from './database.ts'
+export { toPlinthError } from './driver-errors.ts'
 export {
   type Embedded,
   type EmbeddingModel,

@@ -41,7 +41,9 @@ const imports = (files: string[]) =>
 const sources = filesIn('src')
 /** What both a schema and a queries folder have besides domains. */
 const SHARED = [
+  'budget-windows',
   'columns',
+  'costs-objects',
   'drift',
   'index',
   'ledger',
@@ -50,6 +52,7 @@ const SHARED = [
   'offloading',
   'partitions',
   'policies',
+  'reservations',
   'retrieval',
   'scopes',
   'words',

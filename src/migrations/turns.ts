@@ -1,12 +1,12 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { type Database, mapErrors } from '../database.ts'
+import { toPlinthError } from '../driver-errors.ts'
 import {
   ConnectionError,
   ForbiddenError,
   LockError,
   MigrationError,
   TimeoutError,
-  toPlinthError,
 } from '../errors.ts'
 import type { MigrationSource } from './folder.ts'
 import * as ledger from './ledger.ts'

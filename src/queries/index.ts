@@ -8,6 +8,9 @@ export {
 export * from './activity-buffer.ts'
 export * from './ai.ts'
 export * from './asking.ts'
+export * from './budget-alerts.ts'
+export * from './budgets.ts'
+export type { ExceededBudget } from './charging.ts'
 export * from './chunks.ts'
 export * from './comparison.ts'
 export * from './context.ts'
@@ -89,6 +92,7 @@ export {
   priceUsage,
   type UsageCounts,
 } from './prices.ts'
+export * from './reservations.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -23,6 +23,7 @@ import {
   checkText,
   checkUuid,
 } from '../validation.ts'
+import { chargeBudgets, type ExceededBudget } from './charging.ts'
 import {
   type ApplicablePrice,
   checkCounts,
@@ -66,6 +67,8 @@ export interface RecordUsageOptions extends UsageCounts {
    * has no price is `unpriced` in any case.
    */
   status?: Exclude<UsageStatus, 'unpriced'>
+  /** What it is taken to have cost where no price is known: `estimated` then, and not `unpriced`. */
+  estimateNanos?: bigint
 }
 
 export interface RecordedUsage {
@@ -102,10 +105,18 @@ export async function recordUsages(
   tenant: Tenant,
   usages: readonly RecordUsageOptions[],
 ): Promise<RecordedUsage[]> {
+  return (await writeUsages(tenant, usages)).recorded
+}
+
+/** Records calls, and says which budgets have spent and reserved more than their limit by then. */
+export async function writeUsages(
+  tenant: Tenant,
+  usages: readonly RecordUsageOptions[],
+): Promise<{ recorded: RecordedUsage[]; exceeded: ExceededBudget[] }> {
   checkList('usages', usages, { max: MAX_USAGES })
-  if (usages.length === 0) return []
+  if (usages.length === 0) return { recorded: [], exceeded: [] }
   const checked = usages.map((usage, index) => checkUsage(`usages[${index}]`, usage))
-  const { now, pricesOf } = await openLedger(tenant, checked)
+  const { now, isBudgeted, pricesOf } = await openLedger(tenant, checked)
 
   const rows = checked.map((usage) => {
     const occurredAt = usage.occurredAt ?? now
@@ -118,11 +129,12 @@ export async function recordUsages(
     }
   })
   const isNew = await insertUsages(tenant, rows)
+  const exceeded = isBudgeted ? await chargeBudgets(tenant, rows.filter(isNew)) : []
   const earlier = await readKeys(
     tenant,
     rows.filter((row) => !isNew(row)),
   )
-  return rows.map((row) => {
+  const recorded = rows.map((row) => {
     const { id, occurredAt, costNanos, status } = row
     if (isNew(row)) return { id, occurredAt, costNanos, status, duplicate: false }
     const first = earlier.get(row.idempotencyKey ?? '')
@@ -130,15 +142,16 @@ export async function recordUsages(
     if (!first) throw new ConstraintError('unique', 'usage_keys_pkey', 'usage_keys')
     return { ...first, duplicate: true }
   })
+  return { recorded, exceeded }
 }
 
 type CheckedUsage = RecordUsageOptions & Required<UsageCounts>
 
 /** Checks a call, and leaves out what is no part of one. */
-function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
+export function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
   return checkItem(argument, usage, () => {
     const { provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs } = usage
-    const { userId, projectId, runId, occurredAt, costNanos, status } = usage
+    const { userId, projectId, runId, occurredAt, costNanos, status, estimateNanos } = usage
     checkText('provider', provider, { max: MAX_PROVIDER })
     checkText('model', model, { max: MAX_MODEL })
     checkText('operation', operation, { max: 100 })
@@ -152,10 +165,11 @@ function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
     if (latencyMs != null) checkInteger('latencyMs', latencyMs, { max: 2 ** 31 - 1 })
     if (occurredAt !== undefined) checkInstant('occurredAt', occurredAt)
     if (costNanos !== undefined) checkBigint('costNanos', costNanos)
+    if (estimateNanos !== undefined) checkBigint('estimateNanos', estimateNanos)
     if (status !== undefined) checkOneOf('status', status, ['priced', 'estimated'])
     return {
       ...{ provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs },
-      ...{ userId, projectId, runId, occurredAt, costNanos, status },
+      ...{ userId, projectId, runId, occurredAt, costNanos, status, estimateNanos },
       ...checkCounts(usage),
     }
   })
@@ -166,6 +180,9 @@ function costOf(usage: CheckedUsage, prices: readonly ApplicablePrice[], at: Dat
     return { status: usage.status ?? 'estimated', costNanos: usage.costNanos, priceIds: [] }
   }
   const { status, costNanos, priceIds } = priceUsage(prices, { ...usage, at })
+  if (status === 'unpriced' && usage.estimateNanos !== undefined) {
+    return { status: 'estimated' as const, costNanos: usage.estimateNanos, priceIds }
+  }
   return { status: status === 'priced' ? (usage.status ?? status) : status, costNanos, priceIds }
 }
 
@@ -174,7 +191,7 @@ const modelKey = ({ provider, model }: Model) => JSON.stringify([provider, model
 
 /**
  * Lets the transaction write into the ledger. Returns the prices of the models, of the times of their calls,
- * and the database's clock.
+ * the database's clock, and whether there are budgets.
  */
 async function openLedger({ db, organizationId }: Tenant, usages: readonly CheckedUsage[]) {
   const models = new Map(usages.map((usage) => [modelKey(usage), usage]))
@@ -184,13 +201,13 @@ async function openLedger({ db, organizationId }: Tenant, usages: readonly Check
   const instant = (time: number | undefined) =>
     sql`${time === undefined ? null : new Date(time).toISOString()}::timestamptz`
 
-  const rows = await rowsOf<Raw<ApplicablePrice & Model> & { now: string }>(
+  const rows = await rowsOf<Raw<ApplicablePrice & Model> & { now: string; isBudgeted: boolean }>(
     db,
     sql`
-      select clock.now, price.id, price.provider, price.model, price.unit,
+      select clock.now, clock.is_budgeted as "isBudgeted", price.id, price.provider, price.model, price.unit,
         price.tier_from as "tierFrom", price.nanos_per_million::text as "nanosPerMillion",
         price.valid_from as "validFrom", price.valid_to as "validTo"
-      from (select now()::timestamptz(3) as now, costs.open_ledger(${organizationId})) as clock
+      from (select now()::timestamptz(3) as now, costs.open_ledger(${organizationId}) as is_budgeted) as clock
       left join (
         select prices.* from ${modelPrices} as prices
         join json_to_recordset(${JSON.stringify(wanted)}::text::json) as wanted (provider text, model text)
@@ -199,7 +216,7 @@ async function openLedger({ db, organizationId }: Tenant, usages: readonly Check
         and (price.valid_to is null or price.valid_to > least(clock.now, ${instant(first)}))`,
   )
   const prices = new Map<string, ApplicablePrice[]>()
-  for (const { now: _, ...row } of rows) {
+  for (const { now: _, isBudgeted: __, ...row } of rows) {
     if (row.id === null) continue
     const price = {
       ...row,
@@ -212,6 +229,7 @@ async function openLedger({ db, organizationId }: Tenant, usages: readonly Check
   }
   return {
     now: new Date(rows[0]?.now ?? Number.NaN),
+    isBudgeted: rows[0]?.isBudgeted ?? false,
     pricesOf: (model: Model) => prices.get(modelKey(model)) ?? [],
   }
 }

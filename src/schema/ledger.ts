@@ -1,19 +1,22 @@
 import { sql } from 'drizzle-orm'
+import { budgets } from './costs.ts'
 import { managedExecute, managedFunction } from './managed.ts'
 
 const ledgerKey = sql`hashtextextended('plinth.ledger ' || organization::text, 0)`
 
 /**
  * Lets a transaction write into the ledger of an organization: beside other writers, and never beside what
- * has to see all of its lines, such as a new budget or a roll-up, which closes it.
+ * has to see all of its lines, such as a new budget or a roll-up, which closes it. Returns whether there are
+ * budgets to count them in.
  */
 const openLedger = managedFunction(
   'costs.open_ledger(uuid)',
   sql`
 create or replace function costs.open_ledger(organization uuid)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_advisory_xact_lock_shared(${ledgerKey});
+  return exists (select from ${budgets} b where b.organization_id = organization);
 end $$`,
 )
 

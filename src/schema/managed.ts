@@ -173,9 +173,13 @@ function undoGrant(text: string): string {
 export const managedGrant = (name: string, grant: SQL) =>
   managed('after', `grant ${name}`, grant, sql.raw(undoGrant(render(grant))))
 
+/** A function that only others of the owner's call: the right to call it is taken from everybody. */
+export const managedInner = (signature: string) =>
+  managedGrant(signature, sql.raw(`revoke execute on function ${signature} from public`))
+
 /** The right to call a function: taken from everybody, who have it by default, and given to one role. */
 export const managedExecute = (signature: string, role: 'plinth_app' | 'plinth_platform') => [
-  managedGrant(signature, sql.raw(`revoke execute on function ${signature} from public`)),
+  managedInner(signature),
   managedGrant(
     `${signature} to ${role}`,
     sql.raw(`grant execute on function ${signature} to ${role}`),

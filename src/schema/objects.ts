@@ -1,6 +1,8 @@
 import { activityObjects } from './activity.ts'
 import { aiObjects } from './ai.ts'
-import { costsObjects } from './costs.ts'
+import { budgetWindowObjects } from './budget-windows.ts'
+import { budgetObjects } from './budgets.ts'
+import { costsObjects } from './costs-objects.ts'
 import { driftObjects } from './drift.ts'
 import { identityObjects } from './identity.ts'
 import { ledgerObjects } from './ledger.ts'
@@ -8,6 +10,7 @@ import type { ManagedObject } from './managed.ts'
 import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
+import { reservationObjects } from './reservations.ts'
 import { retrievalObjects } from './retrieval.ts'
 import { scopeObjects } from './scopes.ts'
 import { searchObjects } from './search-objects.ts'
@@ -28,6 +31,9 @@ export const managedObjects: readonly ManagedObject[] = [
   ...offloadingObjects,
   ...costsObjects,
   ...ledgerObjects,
+  ...budgetWindowObjects,
+  ...budgetObjects,
+  ...reservationObjects,
   ...activityObjects,
   ...aiObjects,
 ]

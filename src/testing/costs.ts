@@ -1,7 +1,9 @@
 import type { Database } from '../database.ts'
+import { type CreateBudgetOptions, createBudget } from '../queries/budgets.ts'
 import { type RecordUsageOptions, recordUsage } from '../queries/costs.ts'
 import { type CreatePriceOptions, createPrice } from '../queries/prices.ts'
 import type { Tenant } from '../tenant.ts'
+import { unique } from './factories.ts'
 
 /** A price of the model that `makeUsageEvent` uses, since long ago: $1 per million of input tokens. */
 export const makeModelPrice = (db: Database, price: Partial<CreatePriceOptions> = {}) =>
@@ -22,4 +24,13 @@ export const makeUsageEvent = (tenant: Tenant, usage: Partial<RecordUsageOptions
     operation: 'chat',
     inputTokens: 1_000,
     ...usage,
+  })
+
+/** A monthly budget of $1 for the organization. */
+export const makeBudget = (tenant: Tenant, budget: Partial<CreateBudgetOptions> = {}) =>
+  createBudget(tenant, {
+    name: unique(),
+    period: 'month',
+    limitNanos: 1_000_000_000n,
+    ...budget,
   })

@@ -7,7 +7,7 @@ import type { MembershipRole } from '../schema/identity.ts'
 import { inTenant, type Scope, type Tenant } from '../tenant.ts'
 
 /** A short text that no other call returns. */
-const unique = () => uuidV7().replaceAll('-', '').slice(8)
+export const unique = () => uuidV7().replaceAll('-', '').slice(8)
 
 export function makeUser(db: Database, user: { email?: string; displayName?: string } = {}) {
   const name = unique()

@@ -1,0 +1,100 @@
+-- managed: function costs.organizations_overdue(uuid, integer)
+drop function if exists costs.organizations_overdue(uuid, integer);
+--> statement-breakpoint
+-- managed: function costs.purge_reservations(uuid, integer)
+drop function if exists costs.purge_reservations(uuid, integer);
+--> statement-breakpoint
+-- managed: function costs.extend_reservation(uuid, integer)
+drop function if exists costs.extend_reservation(uuid, integer);
+--> statement-breakpoint
+-- managed: function costs.resolve_reservation(uuid, costs.reservation_state)
+drop function if exists costs.resolve_reservation(uuid, costs.reservation_state);
+--> statement-breakpoint
+-- managed: function costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)
+drop function if exists costs.reserve(uuid, uuid, uuid, text, text, bigint, integer);
+--> statement-breakpoint
+-- managed: function costs.frees_up_at(jsonb, bigint)
+drop function if exists costs.frees_up_at(jsonb, bigint);
+--> statement-breakpoint
+-- managed: function costs.expire_reservations(integer)
+drop function if exists costs.expire_reservations(integer);
+--> statement-breakpoint
+-- managed: function costs.give_back(uuid[], costs.reservation_state)
+drop function if exists costs.give_back(uuid[], costs.reservation_state);
+--> statement-breakpoint
+-- managed: function costs.budget_status()
+drop function if exists costs.budget_status();
+--> statement-breakpoint
+-- managed: function costs.raise_missed_alerts()
+drop function if exists costs.raise_missed_alerts();
+--> statement-breakpoint
+-- managed: function costs.change_budget(uuid, bigint, smallint)
+drop function if exists costs.change_budget(uuid, bigint, smallint);
+--> statement-breakpoint
+-- managed: function costs.open_budget(uuid)
+drop function if exists costs.open_budget(uuid);
+--> statement-breakpoint
+-- managed: function costs.charge_budgets(json)
+drop function if exists costs.charge_budgets(json);
+--> statement-breakpoint
+-- managed: function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
+drop function if exists costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean);
+--> statement-breakpoint
+-- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
+drop function if exists costs.raise_alerts(uuid, text, timestamptz, bigint, bigint);
+--> statement-breakpoint
+-- managed: function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
+drop function if exists costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean);
+--> statement-breakpoint
+-- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
+drop function if exists costs.spread_quota(uuid, text, timestamptz, bigint);
+--> statement-breakpoint
+-- managed: function costs.open_window(uuid, text, timestamptz, timestamptz)
+drop function if exists costs.open_window(uuid, text, timestamptz, timestamptz);
+--> statement-breakpoint
+-- managed: function costs.window_of(costs.budget_period, timestamptz, text)
+drop function if exists costs.window_of(costs.budget_period, timestamptz, text);
+--> statement-breakpoint
+-- managed: function costs.close_ledger(uuid)
+drop function if exists costs.close_ledger(uuid);
+--> statement-breakpoint
+-- managed: function costs.open_ledger(uuid)
+drop function if exists costs.open_ledger(uuid);
+--> statement-breakpoint
+DROP POLICY "budget_alerts_select" ON "costs"."budget_alerts";
+--> statement-breakpoint
+DROP POLICY "budget_alerts_update" ON "costs"."budget_alerts";
+--> statement-breakpoint
+DROP POLICY "budget_windows_select" ON "costs"."budget_windows";
+--> statement-breakpoint
+DROP POLICY "budgets_select" ON "costs"."budgets";
+--> statement-breakpoint
+DROP POLICY "budgets_insert" ON "costs"."budgets";
+--> statement-breakpoint
+DROP POLICY "budgets_update" ON "costs"."budgets";
+--> statement-breakpoint
+DROP POLICY "budgets_delete" ON "costs"."budgets";
+--> statement-breakpoint
+DROP POLICY "reservations_select" ON "costs"."reservations";
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_alerts" DROP CONSTRAINT "budget_alerts_budget_id_fkey";
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_windows" DROP CONSTRAINT "budget_windows_budget_id_fkey";
+--> statement-breakpoint
+DROP TABLE "costs"."budget_alerts";
+--> statement-breakpoint
+DROP TABLE "costs"."budget_windows";
+--> statement-breakpoint
+DROP TABLE "costs"."budgets";
+--> statement-breakpoint
+DROP TABLE "costs"."reservations";
+--> statement-breakpoint
+ALTER TABLE "identity"."organizations" DROP COLUMN "time_zone";
+--> statement-breakpoint
+DROP TYPE "costs"."budget_mode";
+--> statement-breakpoint
+DROP TYPE "costs"."budget_period";
+--> statement-breakpoint
+DROP TYPE "costs"."budget_scope";
+--> statement-breakpoint
+DROP TYPE "costs"."reservation_state";

@@ -1,0 +1,917 @@
+CREATE TYPE "costs"."budget_mode" AS ENUM('block', 'warn');
+--> statement-breakpoint
+CREATE TYPE "costs"."budget_period" AS ENUM('hour', 'day', 'month', 'total');
+--> statement-breakpoint
+CREATE TYPE "costs"."budget_scope" AS ENUM('organization', 'user', 'project', 'model');
+--> statement-breakpoint
+CREATE TYPE "costs"."reservation_state" AS ENUM('held', 'settled', 'released', 'expired');
+--> statement-breakpoint
+CREATE TABLE "costs"."budget_alerts" (
+	"organization_id" uuid,
+	"id" uuid,
+	"budget_id" uuid NOT NULL,
+	"subject" text NOT NULL,
+	"starts_at" timestamp(3) with time zone NOT NULL,
+	"threshold" smallint NOT NULL,
+	"spent_nanos" bigint NOT NULL,
+	"limit_nanos" bigint NOT NULL,
+	"raised_at" timestamp(3) with time zone NOT NULL,
+	"claimed_at" timestamp(3) with time zone,
+	CONSTRAINT "budget_alerts_pkey" PRIMARY KEY("organization_id","id")
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_alerts" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."budget_windows" (
+	"organization_id" uuid,
+	"budget_id" uuid,
+	"subject" text,
+	"starts_at" timestamp(3) with time zone,
+	"shard" smallint,
+	"scope" "costs"."budget_scope" NOT NULL,
+	"quota_nanos" bigint NOT NULL,
+	"spent_nanos" bigint NOT NULL,
+	"reserved_nanos" bigint NOT NULL,
+	"ends_at" timestamp(3) with time zone,
+	CONSTRAINT "budget_windows_pkey" PRIMARY KEY("organization_id","budget_id","subject","starts_at","shard"),
+	CONSTRAINT "budget_windows_reserved_nanos_check" CHECK ("reserved_nanos" >= 0)
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_windows" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."budgets" (
+	"organization_id" uuid,
+	"id" uuid,
+	"name" text NOT NULL,
+	"scope" "costs"."budget_scope" NOT NULL,
+	"subject" text,
+	"period" "costs"."budget_period" NOT NULL,
+	"mode" "costs"."budget_mode" DEFAULT 'block'::"costs"."budget_mode" NOT NULL,
+	"limit_nanos" bigint NOT NULL,
+	"thresholds" smallint[] DEFAULT '{80,100}'::smallint[] NOT NULL,
+	"shards" smallint DEFAULT 1 NOT NULL,
+	"created_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "budgets_pkey" PRIMARY KEY("organization_id","id"),
+	CONSTRAINT "budgets_limit_nanos_check" CHECK ("limit_nanos" >= 0),
+	CONSTRAINT "budgets_shards_check" CHECK ("shards" between 1 and 64),
+	CONSTRAINT "budgets_subject_check" CHECK ("scope" <> 'organization' or "subject" is null)
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."budgets" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."reservations" (
+	"organization_id" uuid,
+	"id" uuid,
+	"user_id" uuid,
+	"project_id" uuid,
+	"state" "costs"."reservation_state" DEFAULT 'held'::"costs"."reservation_state" NOT NULL,
+	"provider" text NOT NULL,
+	"model" text NOT NULL,
+	"amount_nanos" bigint NOT NULL,
+	"budget_ids" uuid[] NOT NULL,
+	"subjects" text[] NOT NULL,
+	"window_starts" timestamp(3) with time zone[] NOT NULL,
+	"shards" smallint[] NOT NULL,
+	"leased_until" timestamp(3) with time zone NOT NULL,
+	"created_at" timestamp(3) with time zone NOT NULL,
+	"resolved_at" timestamp(3) with time zone,
+	CONSTRAINT "reservations_pkey" PRIMARY KEY("organization_id","id"),
+	CONSTRAINT "reservations_amount_nanos_check" CHECK ("amount_nanos" >= 0),
+	CONSTRAINT "reservations_resolved_at_check" CHECK (("state" = 'held') = ("resolved_at" is null))
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."reservations" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+ALTER TABLE "identity"."organizations" ADD COLUMN "time_zone" text DEFAULT 'UTC' NOT NULL;
+--> statement-breakpoint
+CREATE UNIQUE INDEX "budget_alerts_threshold_key" ON "costs"."budget_alerts" ("organization_id","budget_id","subject","starts_at","threshold");
+--> statement-breakpoint
+CREATE INDEX "budget_alerts_unclaimed_idx" ON "costs"."budget_alerts" ("organization_id","raised_at") WHERE "claimed_at" is null;
+--> statement-breakpoint
+CREATE UNIQUE INDEX "budgets_name_key" ON "costs"."budgets" ("organization_id","name");
+--> statement-breakpoint
+CREATE INDEX "reservations_leased_until_idx" ON "costs"."reservations" ("organization_id","leased_until") WHERE "state" = 'held';
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_alerts" ADD CONSTRAINT "budget_alerts_budget_id_fkey" FOREIGN KEY ("organization_id","budget_id") REFERENCES "costs"."budgets"("organization_id","id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."budget_windows" ADD CONSTRAINT "budget_windows_budget_id_fkey" FOREIGN KEY ("organization_id","budget_id") REFERENCES "costs"."budgets"("organization_id","id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."budgets" ADD CONSTRAINT "budgets_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."reservations" ADD CONSTRAINT "reservations_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+CREATE POLICY "budget_alerts_select" ON "costs"."budget_alerts" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."budget_alerts"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "budget_alerts_update" ON "costs"."budget_alerts" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("costs"."budget_alerts"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service')) WITH CHECK ("costs"."budget_alerts"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "budget_windows_select" ON "costs"."budget_windows" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."budget_windows"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."budget_windows"."scope" <> 'user' or "costs"."budget_windows"."subject" = nullif(current_setting('plinth.user_id', true), '')::uuid::text));
+--> statement-breakpoint
+CREATE POLICY "budgets_select" ON "costs"."budgets" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+--> statement-breakpoint
+CREATE POLICY "budgets_insert" ON "costs"."budgets" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "budgets_update" ON "costs"."budgets" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service')) WITH CHECK ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "budgets_delete" ON "costs"."budgets" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "reservations_select" ON "costs"."reservations" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."reservations"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."reservations"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
+--> statement-breakpoint
+-- managed: grant costs.budgets
+grant select, insert, update, delete on "costs"."budgets" to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.budget_windows
+grant select on "costs"."budget_windows" to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.reservations
+grant select on "costs"."reservations" to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.budget_alerts
+grant select, update on "costs"."budget_alerts" to plinth_app;
+--> statement-breakpoint
+-- managed: comment "costs"."budgets"
+comment on table "costs"."budgets" is 'How much may be spent, by whom or on what, in each period.';
+--> statement-breakpoint
+-- managed: comment "costs"."budget_windows"
+comment on table "costs"."budget_windows" is 'What was spent of a budget in a period, and what is reserved.';
+--> statement-breakpoint
+-- managed: comment "costs"."reservations"
+comment on table "costs"."reservations" is 'What a call may cost at most, held until its cost is known.';
+--> statement-breakpoint
+-- managed: comment "costs"."budget_alerts"
+comment on table "costs"."budget_alerts" is 'That a threshold of a budget was reached in a window. Raised once.';
+--> statement-breakpoint
+-- managed: function costs.open_ledger(uuid)
+create or replace function costs.open_ledger(organization uuid)
+returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('plinth.ledger ' || organization::text, 0));
+  return exists (select from "costs"."budgets" b where b.organization_id = organization);
+end $$;
+--> statement-breakpoint
+-- managed: function costs.close_ledger(uuid)
+create or replace function costs.close_ledger(organization uuid)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('plinth.ledger ' || organization::text, 0));
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.open_ledger(uuid)
+revoke execute on function costs.open_ledger(uuid) from public;
+--> statement-breakpoint
+-- managed: grant costs.open_ledger(uuid) to plinth_app
+grant execute on function costs.open_ledger(uuid) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.close_ledger(uuid)
+revoke execute on function costs.close_ledger(uuid) from public;
+--> statement-breakpoint
+-- managed: grant costs.close_ledger(uuid) to plinth_app
+grant execute on function costs.close_ledger(uuid) to plinth_app;
+--> statement-breakpoint
+-- managed: function costs.window_of(costs.budget_period, timestamptz, text)
+create or replace function costs.window_of(
+  period "costs"."budget_period", at timestamptz, zone text, out starts_at timestamptz, out ends_at timestamptz)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if period = 'total' then
+    starts_at := '1900-01-01 00:00:00+00';
+  else
+    starts_at := date_trunc(period::text, at, zone);
+    -- A day may have 23 hours; an hour has one, also when the clock is put back.
+    ends_at := case when period = 'hour' then starts_at + interval '1 hour'
+      else (starts_at at time zone zone + ('1 ' || period)::interval) at time zone zone end;
+  end if;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.open_window(uuid, text, timestamptz, timestamptz)
+create or replace function costs.open_window(
+  budget_id uuid, window_subject text, window_start timestamptz, window_end timestamptz)
+returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  budget "costs"."budgets";
+  spent bigint;
+begin
+  -- Shared with others who open one, but not with whoever changes the limit.
+  select * into budget from "costs"."budgets" b where b.organization_id = organization and b.id = budget_id for share;
+  select coalesce(sum(e.cost_nanos), 0) into spent from "costs"."usage_events" e
+    where 
+    e.organization_id = organization and e.occurred_at >= window_start
+      and (window_end is null or e.occurred_at < window_end)
+      and window_subject = case budget.scope when 'organization' then '' when 'user' then e.user_id::text
+        when 'project' then e.project_id::text else e.provider || '/' || e.model end;
+  insert into "costs"."budget_windows" (organization_id, budget_id, subject, starts_at, shard, scope, quota_nanos,
+      spent_nanos, reserved_nanos, ends_at)
+    select organization, budget.id, window_subject, window_start, shard, budget.scope,
+      (budget.limit_nanos - spent) / budget.shards
+        + case shard when 0 then spent + (budget.limit_nanos - spent) % budget.shards else 0 end,
+      case shard when 0 then spent else 0 end, 0, window_end
+    from generate_series(0, budget.shards - 1) shard
+    order by shard
+    on conflict do nothing;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
+create or replace function costs.spread_quota(
+  budget_id uuid, window_subject text, window_start timestamptz, extra bigint)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  counters integer;
+  free bigint;
+begin
+  select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) - extra into counters, free
+    from "costs"."budget_windows" w
+    join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
+    where w.organization_id = organization and w.budget_id = spread_quota.budget_id
+      and w.subject = window_subject and w.starts_at = window_start;
+  update "costs"."budget_windows" w
+    set quota_nanos = w.spent_nanos + w.reserved_nanos + free / counters
+      + case w.shard when 0 then extra + free % counters else 0 end
+    where w.organization_id = organization and w.budget_id = spread_quota.budget_id
+      and w.subject = window_subject and w.starts_at = window_start;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
+create or replace function costs.free_shard(
+  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, room bigint, is_lenient boolean)
+returns smallint language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  -- Where this session begins to look, so that not all begin at the same.
+  first integer := pg_backend_pid() % counters;
+  found_shard smallint;
+begin
+  if counters = 1 then
+    return 0;
+  end if;
+  select w.shard into found_shard from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = free_shard.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
+    order by (w.shard - first + counters) % counters limit 1
+    for update skip locked;
+  return coalesce(found_shard, (select w.shard from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = free_shard.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
+    order by (w.shard - first + counters) % counters limit 1));
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.window_of(costs.budget_period, timestamptz, text)
+revoke execute on function costs.window_of(costs.budget_period, timestamptz, text) from public;
+--> statement-breakpoint
+-- managed: grant costs.open_window(uuid, text, timestamptz, timestamptz)
+revoke execute on function costs.open_window(uuid, text, timestamptz, timestamptz) from public;
+--> statement-breakpoint
+-- managed: grant costs.spread_quota(uuid, text, timestamptz, bigint)
+revoke execute on function costs.spread_quota(uuid, text, timestamptz, bigint) from public;
+--> statement-breakpoint
+-- managed: grant costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
+revoke execute on function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean) from public;
+--> statement-breakpoint
+-- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
+create or replace function costs.raise_alerts(
+  budget_id uuid, window_subject text, window_start timestamptz, spent_before bigint, spent bigint)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  at timestamptz := clock_timestamp();
+begin
+  insert into "costs"."budget_alerts" (organization_id, id, budget_id, subject, starts_at, threshold, spent_nanos,
+      limit_nanos, raised_at)
+    select organization, identity.uuid_v7(), b.id, window_subject, window_start, t.threshold, spent, b.limit_nanos, at
+    from "costs"."budgets" b cross join lateral unnest(b.thresholds) t (threshold)
+    where b.organization_id = organization and b.id = raise_alerts.budget_id
+      and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
+      and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
+    order by t.threshold
+    on conflict do nothing;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
+create or replace function costs.spend_on(
+  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, amount bigint,
+  is_lenient boolean)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  picked smallint := 0;
+  spent bigint;
+begin
+  if counters > 1 then
+    begin
+      picked := costs.free_shard(budget_id, window_subject, window_start, counters, amount,
+        is_lenient or amount <= 0);
+      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
+        where w.organization_id = organization and w.budget_id = spend_on.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+          and w.shard = picked
+          and (is_lenient or amount <= 0 or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
+      if not found then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then
+      perform 1 from "costs"."budget_windows" w
+        where w.organization_id = organization and w.budget_id = spend_on.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+        order by w.shard for update;
+      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
+        where w.organization_id = organization and w.budget_id = spend_on.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+          and w.shard = 0;
+      perform costs.spread_quota(budget_id, window_subject, window_start, 0);
+    end;
+    select sum(w.spent_nanos) into spent from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = spend_on.budget_id
+      and w.subject = window_subject and w.starts_at = window_start;
+    -- What another session adds at once is not seen here, so that any threshold may have been passed.
+    perform costs.raise_alerts(budget_id, window_subject, window_start, null, spent);
+  else
+    update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
+      where w.organization_id = organization and w.budget_id = spend_on.budget_id
+      and w.subject = window_subject and w.starts_at = window_start
+      returning w.spent_nanos into spent;
+    perform costs.raise_alerts(budget_id, window_subject, window_start, spent - amount, spent);
+  end if;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.charge_budgets(json)
+create or replace function costs.charge_budgets(lines json)
+returns table (id uuid, name text, scope costs.budget_scope, subject text, limit_nanos bigint, spent_nanos bigint,
+  reserved_nanos bigint, starts_at timestamptz, ends_at timestamptz)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  charged jsonb[];
+  counter jsonb;
+  at integer;
+begin
+  select array_agg(to_jsonb(c) order by c.id, c.subject, c.starts_at) into charged from (
+    select c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos,
+      sum(l.cost_nanos)::bigint as cost_nanos,
+      exists (select from "costs"."budget_windows" w
+        where w.organization_id = organization and w.budget_id = c.id
+      and w.subject = c.subject and w.starts_at = c.starts_at) as is_open
+    from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
+      cost_nanos bigint, occurred_at timestamptz)
+    cross join lateral (
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then l.user_id::text
+    when 'project' then l.project_id::text else l.provider || '/' || l.model end as subject) s
+    cross join lateral costs.window_of(b.period, l.occurred_at, z.time_zone) w
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id) c
+    where l.cost_nanos <> 0
+    group by c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos) c;
+
+  for at in 1 .. coalesce(cardinality(charged), 0) loop
+    counter := charged[at];
+    if not (counter ->> 'is_open')::boolean and costs.open_window((counter ->> 'id')::uuid,
+        counter ->> 'subject', (counter ->> 'starts_at')::timestamptz, (counter ->> 'ends_at')::timestamptz) then
+      charged[at] := counter || '{"is_made": true}';
+    end if;
+  end loop;
+
+  for at in 1 .. coalesce(cardinality(charged), 0) loop
+    counter := charged[at];
+    -- A window that was made here has the lines in it already.
+    if counter ? 'is_made' then
+      perform costs.raise_alerts((counter ->> 'id')::uuid, counter ->> 'subject',
+        (counter ->> 'starts_at')::timestamptz, null, (select sum(w.spent_nanos)::bigint from "costs"."budget_windows" w
+          where w.organization_id = organization and w.budget_id = (counter ->> 'id')::uuid
+      and w.subject = counter ->> 'subject' and w.starts_at = (counter ->> 'starts_at')::timestamptz));
+    else
+      perform costs.spend_on((counter ->> 'id')::uuid, counter ->> 'subject',
+        (counter ->> 'starts_at')::timestamptz, (counter ->> 'shards')::smallint,
+        (counter ->> 'cost_nanos')::bigint, (counter ->> 'is_lenient')::boolean);
+    end if;
+  end loop;
+
+  return query
+    select c.id, c.name, c.scope, c.subject, c.limit_nanos, sum(w.spent_nanos)::bigint,
+      sum(w.reserved_nanos)::bigint, c.starts_at, c.ends_at
+    from unnest(charged) j
+    cross join lateral jsonb_to_record(j) c (id uuid, name text, scope costs.budget_scope, subject text,
+      limit_nanos bigint, starts_at timestamptz, ends_at timestamptz, is_lenient boolean)
+    join "costs"."budget_windows" w on w.organization_id = organization and w.budget_id = c.id
+      and w.subject = c.subject and w.starts_at = c.starts_at
+    where not c.is_lenient
+    group by c.id, c.name, c.scope, c.subject, c.limit_nanos, c.starts_at, c.ends_at
+    having sum(w.spent_nanos) + sum(w.reserved_nanos) > c.limit_nanos
+    order by c.id, c.subject, c.starts_at;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.open_budget(uuid)
+create or replace function costs.open_budget(budget_id uuid)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  budget "costs"."budgets";
+  window_start timestamptz;
+  window_end timestamptz;
+  found_subject text;
+begin
+  select * into budget from "costs"."budgets" b
+    where b.organization_id = organization and b.id = open_budget.budget_id and current_setting('plinth.role', true) in ('owner', 'admin', 'service');
+  select w.starts_at, w.ends_at into window_start, window_end
+    from "identity"."organizations" z cross join lateral costs.window_of(budget.period, clock_timestamp(), z.time_zone) w
+    where z.id = organization;
+  for found_subject in
+    select case budget.scope when 'organization' then '' else budget.subject end
+    union
+    select case budget.scope when 'organization' then '' when 'user' then e.user_id::text
+    when 'project' then e.project_id::text else e.provider || '/' || e.model end
+    from "costs"."usage_events" e
+    where e.organization_id = organization and budget.subject is null and budget.scope <> 'organization'
+      and e.occurred_at >= window_start and (window_end is null or e.occurred_at < window_end)
+    order by 1
+  loop
+    if found_subject is not null
+        and costs.open_window(budget.id, found_subject, window_start, window_end) then
+      perform costs.raise_alerts(budget.id, found_subject, window_start, null, (
+        select sum(w.spent_nanos)::bigint from "costs"."budget_windows" w
+        where w.organization_id = organization and w.budget_id = budget.id
+      and w.subject = found_subject and w.starts_at = window_start));
+    end if;
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.change_budget(uuid, bigint, smallint)
+create or replace function costs.change_budget(budget_id uuid, new_limit bigint, new_shards smallint)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  at timestamptz := clock_timestamp();
+  found_window record;
+begin
+  -- Nobody opens a window meanwhile, which would have the old limit.
+  update "costs"."budgets" b set limit_nanos = new_limit, shards = new_shards, updated_at = at
+    where b.organization_id = organization and b.id = change_budget.budget_id and current_setting('plinth.role', true) in ('owner', 'admin', 'service');
+  perform 1 from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = change_budget.budget_id
+      and (w.ends_at is null or w.ends_at > at)
+    order by w.subject, w.starts_at, w.shard for update;
+  for found_window in
+    select w.subject, w.starts_at, w.scope, w.ends_at, max(w.shard) as last_shard, sum(w.spent_nanos)::bigint as spent
+    from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = change_budget.budget_id
+      and (w.ends_at is null or w.ends_at > at)
+    group by w.subject, w.starts_at, w.scope, w.ends_at
+    order by w.subject, w.starts_at
+  loop
+    insert into "costs"."budget_windows" (organization_id, budget_id, subject, starts_at, shard, scope, quota_nanos,
+        spent_nanos, reserved_nanos, ends_at)
+      select organization, change_budget.budget_id, found_window.subject, found_window.starts_at, s,
+        found_window.scope, 0, 0, 0, found_window.ends_at
+      from generate_series(found_window.last_shard + 1, new_shards - 1) s
+      on conflict do nothing;
+    perform costs.spread_quota(change_budget.budget_id, found_window.subject, found_window.starts_at, 0);
+    perform costs.raise_alerts(change_budget.budget_id, found_window.subject, found_window.starts_at, null,
+      found_window.spent);
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.raise_missed_alerts()
+create or replace function costs.raise_missed_alerts()
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+begin
+  perform costs.raise_alerts(w.budget_id, w.subject, w.starts_at, null, sum(w.spent_nanos)::bigint)
+    from "costs"."budget_windows" w join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
+    where w.organization_id = organization and b.shards > 1 and current_setting('plinth.role', true) in ('owner', 'admin', 'service')
+      -- A call that began in the window may end after it.
+      and (w.ends_at is null or w.ends_at > clock_timestamp() - interval '7 days')
+    group by w.budget_id, w.subject, w.starts_at;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.budget_status()
+create or replace function costs.budget_status()
+returns table (budget_id uuid, name text, scope costs.budget_scope, period costs.budget_period,
+  mode costs.budget_mode, subject text, limit_nanos bigint, spent_nanos bigint, reserved_nanos bigint,
+  starts_at timestamptz, ends_at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+begin
+  return query
+    select b.id, b.name, b.scope, b.period, b.mode, coalesce(w.subject, b.subject, ''), b.limit_nanos,
+      coalesce(w.spent, 0)::bigint, coalesce(w.reserved, 0)::bigint, n.starts_at, n.ends_at
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral costs.window_of(b.period, clock_timestamp(), z.time_zone) n
+    left join lateral (
+      select w.subject, sum(w.spent_nanos) as spent, sum(w.reserved_nanos) as reserved from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = b.id and w.starts_at = n.starts_at
+      group by w.subject) w on true
+    where b.organization_id = organization and nullif(current_setting('plinth.role', true), '') is not null
+      and (w.subject is not null or b.subject is not null or b.scope = 'organization')
+      and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or b.scope <> 'user' or coalesce(w.subject, b.subject) = nullif(current_setting('plinth.user_id', true), '')::uuid::text);
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
+revoke execute on function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint) from public;
+--> statement-breakpoint
+-- managed: grant costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
+revoke execute on function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean) from public;
+--> statement-breakpoint
+-- managed: grant costs.charge_budgets(json)
+revoke execute on function costs.charge_budgets(json) from public;
+--> statement-breakpoint
+-- managed: grant costs.charge_budgets(json) to plinth_app
+grant execute on function costs.charge_budgets(json) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.open_budget(uuid)
+revoke execute on function costs.open_budget(uuid) from public;
+--> statement-breakpoint
+-- managed: grant costs.open_budget(uuid) to plinth_app
+grant execute on function costs.open_budget(uuid) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.change_budget(uuid, bigint, smallint)
+revoke execute on function costs.change_budget(uuid, bigint, smallint) from public;
+--> statement-breakpoint
+-- managed: grant costs.change_budget(uuid, bigint, smallint) to plinth_app
+grant execute on function costs.change_budget(uuid, bigint, smallint) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.raise_missed_alerts()
+revoke execute on function costs.raise_missed_alerts() from public;
+--> statement-breakpoint
+-- managed: grant costs.raise_missed_alerts() to plinth_app
+grant execute on function costs.raise_missed_alerts() to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.budget_status()
+revoke execute on function costs.budget_status() from public;
+--> statement-breakpoint
+-- managed: grant costs.budget_status() to plinth_app
+grant execute on function costs.budget_status() to plinth_app;
+--> statement-breakpoint
+-- managed: function costs.give_back(uuid[], costs.reservation_state)
+create or replace function costs.give_back(reservation_ids uuid[], outcome "costs"."reservation_state")
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  at timestamptz := clock_timestamp();
+begin
+  perform 1 from "costs"."budget_windows" w join (
+      select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
+      from "costs"."reservations" r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+        h (budget_id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = any (reservation_ids)
+      group by 1, 2, 3, 4) h on w.organization_id = organization and w.budget_id = h.budget_id and w.subject = h.subject
+      and w.starts_at = h.starts_at and w.shard = h.shard
+    order by w.budget_id, w.subject, w.starts_at, w.shard for update of w;
+  update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos - h.amount
+    from (
+      select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
+      from "costs"."reservations" r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+        h (budget_id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = any (reservation_ids)
+      group by 1, 2, 3, 4) h where w.organization_id = organization and w.budget_id = h.budget_id and w.subject = h.subject
+      and w.starts_at = h.starts_at and w.shard = h.shard;
+  update "costs"."reservations" r set state = outcome, resolved_at = at
+    where r.organization_id = organization and r.id = any (reservation_ids);
+end $$;
+--> statement-breakpoint
+-- managed: function costs.expire_reservations(integer)
+create or replace function costs.expire_reservations(max_rows integer)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  ids uuid[] := array(
+    select r.id from "costs"."reservations" r
+    where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
+    order by r.leased_until limit max_rows for update skip locked);
+begin
+  perform costs.give_back(ids, 'expired');
+  return cardinality(ids);
+end $$;
+--> statement-breakpoint
+-- managed: function costs.frees_up_at(jsonb, bigint)
+create or replace function costs.frees_up_at(budget jsonb, wanted bigint)
+returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  excess bigint := wanted - (budget ->> 'limitNanos')::bigint;
+  room_at timestamptz;
+begin
+  -- More than the limit is too much in any window.
+  if wanted - (budget ->> 'spentNanos')::bigint - (budget ->> 'reservedNanos')::bigint
+      > (budget ->> 'limitNanos')::bigint then
+    return null;
+  end if;
+  select min(f.leased_until) into room_at from (
+    select r.leased_until, sum(r.amount_nanos) over (order by r.leased_until, r.id) as freed
+    from "costs"."reservations" r
+    where r.organization_id = organization and r.state = 'held' and exists (
+      select from unnest(r.budget_ids, r.subjects, r.window_starts) h (budget_id, subject, starts_at)
+      where h.budget_id = (budget ->> 'id')::uuid and h.subject = budget ->> 'subject'
+        and h.starts_at = (budget ->> 'startsAt')::timestamptz)) f
+    where f.freed >= excess;
+  return least(room_at, (budget ->> 'endsAt')::timestamptz);
+end $$;
+--> statement-breakpoint
+-- managed: function costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)
+create or replace function costs.reserve(
+  reservation uuid, member uuid, project uuid, model_provider text, model_name text, amount bigint,
+  lease_ms integer, out is_granted boolean, out created_at timestamptz, out leased_until timestamptz,
+  out blocked jsonb)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  counter record;
+  picked smallint;
+  budget_ids uuid[] := '{}';
+  subjects text[] := '{}';
+  starts timestamptz[] := '{}';
+  shards smallint[] := '{}';
+  expired_ids uuid[];
+  spent bigint;
+  reserved bigint;
+begin
+  if organization is null or not coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or member is null or member = nullif(current_setting('plinth.user_id', true), '')::uuid, false) then
+    raise exception 'calls of another member are an admin''s to make' using errcode = 'insufficient_privilege';
+  end if;
+  created_at := date_trunc('milliseconds', clock_timestamp());
+  leased_until := created_at + lease_ms * interval '1 millisecond';
+  is_granted := amount = 0;
+  if not is_granted then
+    begin
+      for counter in 
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id
+      loop
+        picked := case counter.shards when 1 then 0 else costs.free_shard(counter.id, counter.subject,
+          counter.starts_at, counter.shards, amount, counter.is_lenient) end;
+        update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
+          where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at
+            and w.shard = picked
+            and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
+        if not found then
+          raise sqlstate 'PL001';
+        end if;
+        budget_ids := budget_ids || counter.id;
+        subjects := subjects || counter.subject;
+        starts := starts || counter.starts_at;
+        shards := shards || picked;
+      end loop;
+      is_granted := true;
+    exception when sqlstate 'PL001' then
+      budget_ids := '{}';
+      subjects := '{}';
+      starts := '{}';
+    end;
+  end if;
+
+  if not is_granted then
+    -- Before any lock: a writer who has to open one holds none either.
+    for counter in 
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id
+    loop
+      if not exists (select from "costs"."budget_windows" w
+          where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at) then
+        perform costs.open_window(counter.id, counter.subject, counter.starts_at, counter.ends_at);
+      end if;
+      budget_ids := budget_ids || counter.id;
+      subjects := subjects || counter.subject;
+      starts := starts || counter.starts_at;
+    end loop;
+    begin
+      expired_ids := array(
+    select r.id from "costs"."reservations" r
+    where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
+    order by r.leased_until limit 100 for update skip locked);
+      perform 1 from "costs"."budget_windows" w
+        where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
+          select * from unnest(budget_ids, subjects, starts)
+          union
+          select h.budget_id, h.subject, h.starts_at from (
+      select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
+      from "costs"."reservations" r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+        h (budget_id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = any (expired_ids)
+      group by 1, 2, 3, 4) h)
+        order by w.budget_id, w.subject, w.starts_at, w.shard for update;
+      perform costs.give_back(expired_ids, 'expired');
+      for counter in 
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id
+      loop
+        select sum(w.spent_nanos), sum(w.reserved_nanos) into spent, reserved from "costs"."budget_windows" w
+          where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at;
+        if not counter.is_lenient and spent + reserved + amount > counter.limit_nanos then
+          blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
+            'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
+            'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
+            'endsAt', counter.ends_at);
+        end if;
+      end loop;
+      if blocked is null then
+        shards := array_fill(0::smallint, array[cardinality(budget_ids)]);
+        for counter in 
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    join "identity"."organizations" z on z.id = b.organization_id
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id
+        loop
+          if not counter.is_lenient then
+            perform costs.spread_quota(counter.id, counter.subject, counter.starts_at, amount);
+          end if;
+          update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
+            where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at
+              and w.shard = 0;
+        end loop;
+        is_granted := true;
+      elsif cardinality(expired_ids) = 0 then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
+  end if;
+
+  if is_granted then
+    insert into "costs"."reservations" (organization_id, id, user_id, project_id, provider, model, amount_nanos,
+        budget_ids, subjects, window_starts, shards, leased_until, created_at)
+      values (organization, reservation, member, project, model_provider, model_name, amount,
+        budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
+  else
+    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt',
+        costs.frees_up_at(b, (b ->> 'spentNanos')::bigint + (b ->> 'reservedNanos')::bigint + amount))
+        order by n)
+      from jsonb_array_elements(blocked) with ordinality as e (b, n));
+  end if;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.resolve_reservation(uuid, costs.reservation_state)
+create or replace function costs.resolve_reservation(reservation uuid, outcome "costs"."reservation_state",
+  out is_late boolean, out user_id uuid, out project_id uuid, out provider text, out model text,
+  out amount_nanos bigint, out created_at timestamptz)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  at timestamptz := clock_timestamp();
+  found_one "costs"."reservations";
+begin
+  select * into found_one from "costs"."reservations" r
+    where r.organization_id = organization and r.id = reservation and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false) for update;
+  if not found then
+    raise exception 'reservation % not found', reservation
+      using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
+  elsif (outcome = 'settled' and found_one.state = 'released')
+      or (outcome = 'released' and found_one.state = 'settled') then
+    raise exception 'reservation % is % already', reservation, found_one.state
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || found_one.state,
+        hint = reservation::text;
+  elsif found_one.state = 'held' then
+    perform costs.give_back(array[reservation], outcome);
+  elsif found_one.state = 'expired' and outcome = 'settled' then
+    update "costs"."reservations" r set state = outcome, resolved_at = at
+      where r.organization_id = organization and r.id = reservation;
+  end if;
+  is_late := found_one.state = 'expired' or (found_one.state = 'held' and found_one.leased_until <= at);
+  user_id := found_one.user_id;
+  project_id := found_one.project_id;
+  provider := found_one.provider;
+  model := found_one.model;
+  amount_nanos := found_one.amount_nanos;
+  created_at := found_one.created_at;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.extend_reservation(uuid, integer)
+create or replace function costs.extend_reservation(reservation uuid, lease_ms integer)
+returns timestamptz language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  until timestamptz := date_trunc('milliseconds', clock_timestamp()) + lease_ms * interval '1 millisecond';
+begin
+  update "costs"."reservations" r set leased_until = greatest(r.leased_until, until)
+    where r.organization_id = organization and r.id = reservation and r.state = 'held' and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false)
+    returning r.leased_until into until;
+  return case when found then until end;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.purge_reservations(uuid, integer)
+create or replace function costs.purge_reservations(before uuid, max_rows integer)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  purged integer;
+begin
+  delete from "costs"."reservations" r where r.organization_id = organization and current_setting('plinth.role', true) in ('owner', 'admin', 'service')
+    and r.id = any (array(select x.id from "costs"."reservations" x
+      where x.organization_id = organization and x.id < before and x.state <> 'held'
+      order by x.id limit max_rows for update skip locked));
+  get diagnostics purged = row_count;
+  return purged;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.organizations_overdue(uuid, integer)
+create or replace function costs.organizations_overdue(after_organization uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select distinct r.organization_id from "costs"."reservations" r
+    where r.state = 'held' and r.leased_until <= clock_timestamp()
+      and (after_organization is null or r.organization_id > after_organization)
+    order by 1 limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.give_back(uuid[], costs.reservation_state)
+revoke execute on function costs.give_back(uuid[], costs.reservation_state) from public;
+--> statement-breakpoint
+-- managed: grant costs.frees_up_at(jsonb, bigint)
+revoke execute on function costs.frees_up_at(jsonb, bigint) from public;
+--> statement-breakpoint
+-- managed: grant costs.expire_reservations(integer)
+revoke execute on function costs.expire_reservations(integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.expire_reservations(integer) to plinth_app
+grant execute on function costs.expire_reservations(integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)
+revoke execute on function costs.reserve(uuid, uuid, uuid, text, text, bigint, integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.reserve(uuid, uuid, uuid, text, text, bigint, integer) to plinth_app
+grant execute on function costs.reserve(uuid, uuid, uuid, text, text, bigint, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.resolve_reservation(uuid, costs.reservation_state)
+revoke execute on function costs.resolve_reservation(uuid, costs.reservation_state) from public;
+--> statement-breakpoint
+-- managed: grant costs.resolve_reservation(uuid, costs.reservation_state) to plinth_app
+grant execute on function costs.resolve_reservation(uuid, costs.reservation_state) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.extend_reservation(uuid, integer)
+revoke execute on function costs.extend_reservation(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.extend_reservation(uuid, integer) to plinth_app
+grant execute on function costs.extend_reservation(uuid, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.purge_reservations(uuid, integer)
+revoke execute on function costs.purge_reservations(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.purge_reservations(uuid, integer) to plinth_app
+grant execute on function costs.purge_reservations(uuid, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.organizations_overdue(uuid, integer)
+revoke execute on function costs.organizations_overdue(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.organizations_overdue(uuid, integer) to plinth_platform
+grant execute on function costs.organizations_overdue(uuid, integer) to plinth_platform;

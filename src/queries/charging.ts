@@ -1,0 +1,72 @@
+import { sql } from 'drizzle-orm'
+import { rowsOf } from '../database.ts'
+import type { BudgetScope, UsageEvent } from '../schema/costs.ts'
+import type { Tenant } from '../tenant.ts'
+
+/** A blocking budget of which more is spent and reserved than its limit. */
+export interface ExceededBudget {
+  id: string
+  name: string
+  scope: BudgetScope
+  /** The user's or project's id, or `provider/model`; empty for the organization. */
+  subject: string
+  limitNanos: bigint
+  spentNanos: bigint
+  reservedNanos: bigint
+  startsAt: Date
+  /** Exclusive; null: never. */
+  endsAt: Date | null
+}
+
+type Line = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 'occurredAt'> & {
+  userId?: string | null | undefined
+  projectId?: string | null | undefined
+}
+
+/**
+ * Counts lines that this transaction has written into the ledger in every budget that they belong to, whatever
+ * its limit, since they are spent. Returns the windows that have more than their limit then.
+ */
+export async function chargeBudgets(
+  { db }: Tenant,
+  lines: readonly Line[],
+): Promise<ExceededBudget[]> {
+  if (lines.length === 0) return []
+  const json = JSON.stringify(
+    lines.map(({ userId, projectId, provider, model, costNanos, occurredAt }) => ({
+      ...{ user_id: userId, project_id: projectId, provider, model, occurred_at: occurredAt },
+      cost_nanos: costNanos === null ? null : String(costNanos),
+    })),
+  )
+  const rows = await rowsOf<RawWindow<ExceededBudget>>(
+    db,
+    sql`
+      select id, name, scope, subject, limit_nanos::text as "limitNanos", spent_nanos::text as "spentNanos",
+        reserved_nanos::text as "reservedNanos", starts_at as "startsAt", ends_at as "endsAt"
+      from costs.charge_budgets(${json}::text::json)`,
+  )
+  return rows.map(windowFrom)
+}
+
+/** A window of a budget as a raw query has it: amounts and times as text. */
+export type RawWindow<Row> = {
+  [Column in keyof Row]: Row[Column] extends string
+    ? Row[Column]
+    : string | Extract<Row[Column], null>
+}
+
+/** Reads the amounts and times of a window. */
+export const windowFrom = <
+  Row extends RawWindow<
+    Pick<ExceededBudget, 'limitNanos' | 'spentNanos' | 'reservedNanos' | 'startsAt' | 'endsAt'>
+  >,
+>(
+  row: Row,
+) => ({
+  ...row,
+  limitNanos: BigInt(row.limitNanos),
+  spentNanos: BigInt(row.spentNanos),
+  reservedNanos: BigInt(row.reservedNanos),
+  startsAt: new Date(row.startsAt),
+  endsAt: row.endsAt === null ? null : new Date(row.endsAt),
+})

@@ -1,0 +1,336 @@
+import { type SQL, sql } from 'drizzle-orm'
+import { countersOf, ofWindow } from './budget-windows.ts'
+import { budgetWindows, reservationState, reservations } from './costs.ts'
+import { managedExecute, managedFunction, managedInner } from './managed.ts'
+import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
+
+const isHeldIn = (w: SQL, h: SQL) =>
+  sql`${w}.organization_id = organization and ${w}.budget_id = ${h}.budget_id and ${w}.subject = ${h}.subject
+      and ${w}.starts_at = ${h}.starts_at and ${w}.shard = ${h}.shard`
+
+/** What reservations hold, by counter. */
+const holdsOf = (ids: SQL) => sql`
+      select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
+      from ${reservations} r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+        h (budget_id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = any (${ids})
+      group by 1, 2, 3, 4`
+
+/** Gives back what reservations hold, whose rows the caller has locked, and says what became of them. */
+const giveBack = managedFunction(
+  'costs.give_back(uuid[], costs.reservation_state)',
+  sql`
+create or replace function costs.give_back(reservation_ids uuid[], outcome ${reservationState})
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  at timestamptz := clock_timestamp();
+begin
+  perform 1 from ${budgetWindows} w join (${holdsOf(sql`reservation_ids`)}) h on ${isHeldIn(sql`w`, sql`h`)}
+    order by w.budget_id, w.subject, w.starts_at, w.shard for update of w;
+  update ${budgetWindows} w set reserved_nanos = w.reserved_nanos - h.amount
+    from (${holdsOf(sql`reservation_ids`)}) h where ${isHeldIn(sql`w`, sql`h`)};
+  update ${reservations} r set state = outcome, resolved_at = at
+    where r.organization_id = organization and r.id = any (reservation_ids);
+end $$`,
+)
+
+const expired = (max: SQL) => sql`array(
+    select r.id from ${reservations} r
+    where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
+    order by r.leased_until limit ${max} for update skip locked)`
+
+/** Gives back what is held by reservations whose lease is over. Returns how many these were. */
+const expireReservations = managedFunction(
+  'costs.expire_reservations(integer)',
+  sql`
+create or replace function costs.expire_reservations(max_rows integer)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  ids uuid[] := ${expired(sql`max_rows`)};
+begin
+  perform costs.give_back(ids, 'expired');
+  return cardinality(ids);
+end $$`,
+)
+
+const refuseOthers = sql`
+  if organization is null or not coalesce(${isAdmin} or member is null or member = ${scopedUser}, false) then
+    raise exception 'calls of another member are an admin''s to make' using errcode = 'insufficient_privilege';
+  end if;`
+
+const call = {
+  user: sql`member`,
+  project: sql`project`,
+  model: sql`model_provider || '/' || model_name`,
+  at: sql`reserve.created_at`,
+}
+
+/**
+ * Reserves an amount in every budget that a call belongs to, or in none.
+ *
+ * First as is quickest: one counter of each budget takes it, if it has room. Otherwise exactly: all counters
+ * are locked, what has expired is given back, and what is free of a budget is spread over its counters anew.
+ * A refusal holds no lock while it finds out when there will be room.
+ */
+const reserve = managedFunction(
+  'costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)',
+  sql`
+create or replace function costs.reserve(
+  reservation uuid, member uuid, project uuid, model_provider text, model_name text, amount bigint,
+  lease_ms integer, out is_granted boolean, out created_at timestamptz, out leased_until timestamptz,
+  out blocked jsonb)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  counter record;
+  picked smallint;
+  budget_ids uuid[] := '{}';
+  subjects text[] := '{}';
+  starts timestamptz[] := '{}';
+  shards smallint[] := '{}';
+  expired_ids uuid[];
+  spent bigint;
+  reserved bigint;
+begin${refuseOthers}
+  created_at := date_trunc('milliseconds', clock_timestamp());
+  leased_until := created_at + lease_ms * interval '1 millisecond';
+  is_granted := amount = 0;
+  if not is_granted then
+    begin
+      for counter in ${countersOf(call)}
+      loop
+        picked := case counter.shards when 1 then 0 else costs.free_shard(counter.id, counter.subject,
+          counter.starts_at, counter.shards, amount, counter.is_lenient) end;
+        update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
+          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}
+            and w.shard = picked
+            and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
+        if not found then
+          raise sqlstate 'PL001';
+        end if;
+        budget_ids := budget_ids || counter.id;
+        subjects := subjects || counter.subject;
+        starts := starts || counter.starts_at;
+        shards := shards || picked;
+      end loop;
+      is_granted := true;
+    exception when sqlstate 'PL001' then
+      budget_ids := '{}';
+      subjects := '{}';
+      starts := '{}';
+    end;
+  end if;
+
+  if not is_granted then
+    -- Before any lock: a writer who has to open one holds none either.
+    for counter in ${countersOf(call)}
+    loop
+      if not exists (select from ${budgetWindows} w
+          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}) then
+        perform costs.open_window(counter.id, counter.subject, counter.starts_at, counter.ends_at);
+      end if;
+      budget_ids := budget_ids || counter.id;
+      subjects := subjects || counter.subject;
+      starts := starts || counter.starts_at;
+    end loop;
+    begin
+      expired_ids := ${expired(sql`100`)};
+      perform 1 from ${budgetWindows} w
+        where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
+          select * from unnest(budget_ids, subjects, starts)
+          union
+          select h.budget_id, h.subject, h.starts_at from (${holdsOf(sql`expired_ids`)}) h)
+        order by w.budget_id, w.subject, w.starts_at, w.shard for update;
+      perform costs.give_back(expired_ids, 'expired');
+      for counter in ${countersOf(call)}
+      loop
+        select sum(w.spent_nanos), sum(w.reserved_nanos) into spent, reserved from ${budgetWindows} w
+          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)};
+        if not counter.is_lenient and spent + reserved + amount > counter.limit_nanos then
+          blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
+            'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
+            'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
+            'endsAt', counter.ends_at);
+        end if;
+      end loop;
+      if blocked is null then
+        shards := array_fill(0::smallint, array[cardinality(budget_ids)]);
+        for counter in ${countersOf(call)}
+        loop
+          if not counter.is_lenient then
+            perform costs.spread_quota(counter.id, counter.subject, counter.starts_at, amount);
+          end if;
+          update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
+            where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}
+              and w.shard = 0;
+        end loop;
+        is_granted := true;
+      elsif cardinality(expired_ids) = 0 then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
+  end if;
+
+  if is_granted then
+    insert into ${reservations} (organization_id, id, user_id, project_id, provider, model, amount_nanos,
+        budget_ids, subjects, window_starts, shards, leased_until, created_at)
+      values (organization, reservation, member, project, model_provider, model_name, amount,
+        budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
+  else
+    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt',
+        costs.frees_up_at(b, (b ->> 'spentNanos')::bigint + (b ->> 'reservedNanos')::bigint + amount))
+        order by n)
+      from jsonb_array_elements(blocked) with ordinality as e (b, n));
+  end if;
+end $$`,
+)
+
+/**
+ * When a budget that was full may have room: when as many reservations are over, at the latest when its
+ * window ends; null if neither will help.
+ */
+const freesUpAt = managedFunction(
+  'costs.frees_up_at(jsonb, bigint)',
+  sql`
+create or replace function costs.frees_up_at(budget jsonb, wanted bigint)
+returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  excess bigint := wanted - (budget ->> 'limitNanos')::bigint;
+  room_at timestamptz;
+begin
+  -- More than the limit is too much in any window.
+  if wanted - (budget ->> 'spentNanos')::bigint - (budget ->> 'reservedNanos')::bigint
+      > (budget ->> 'limitNanos')::bigint then
+    return null;
+  end if;
+  select min(f.leased_until) into room_at from (
+    select r.leased_until, sum(r.amount_nanos) over (order by r.leased_until, r.id) as freed
+    from ${reservations} r
+    where r.organization_id = organization and r.state = 'held' and exists (
+      select from unnest(r.budget_ids, r.subjects, r.window_starts) h (budget_id, subject, starts_at)
+      where h.budget_id = (budget ->> 'id')::uuid and h.subject = budget ->> 'subject'
+        and h.starts_at = (budget ->> 'startsAt')::timestamptz)) f
+    where f.freed >= excess;
+  return least(room_at, (budget ->> 'endsAt')::timestamptz);
+end $$`,
+)
+
+const mayResolve = (r: SQL) => sql`coalesce(${isAdmin} or ${r}.user_id = ${scopedUser}, false)`
+
+/**
+ * Says of a reservation that it is settled, or released, and gives back what it holds. Again, it changes
+ * nothing; one that is over can still be settled, since the call was made; the other way round it is refused.
+ */
+const resolveReservation = managedFunction(
+  'costs.resolve_reservation(uuid, costs.reservation_state)',
+  sql`
+create or replace function costs.resolve_reservation(reservation uuid, outcome ${reservationState},
+  out is_late boolean, out user_id uuid, out project_id uuid, out provider text, out model text,
+  out amount_nanos bigint, out created_at timestamptz)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  at timestamptz := clock_timestamp();
+  found_one ${reservations};
+begin
+  select * into found_one from ${reservations} r
+    where r.organization_id = organization and r.id = reservation and ${mayResolve(sql`r`)} for update;
+  if not found then
+    raise exception 'reservation % not found', reservation
+      using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
+  elsif (outcome = 'settled' and found_one.state = 'released')
+      or (outcome = 'released' and found_one.state = 'settled') then
+    raise exception 'reservation % is % already', reservation, found_one.state
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || found_one.state,
+        hint = reservation::text;
+  elsif found_one.state = 'held' then
+    perform costs.give_back(array[reservation], outcome);
+  elsif found_one.state = 'expired' and outcome = 'settled' then
+    update ${reservations} r set state = outcome, resolved_at = at
+      where r.organization_id = organization and r.id = reservation;
+  end if;
+  is_late := found_one.state = 'expired' or (found_one.state = 'held' and found_one.leased_until <= at);
+  user_id := found_one.user_id;
+  project_id := found_one.project_id;
+  provider := found_one.provider;
+  model := found_one.model;
+  amount_nanos := found_one.amount_nanos;
+  created_at := found_one.created_at;
+end $$`,
+)
+
+/** Holds a reservation for longer, from now on. Returns until when; null if it is not held any more. */
+const extendReservation = managedFunction(
+  'costs.extend_reservation(uuid, integer)',
+  sql`
+create or replace function costs.extend_reservation(reservation uuid, lease_ms integer)
+returns timestamptz language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  until timestamptz := date_trunc('milliseconds', clock_timestamp()) + lease_ms * interval '1 millisecond';
+begin
+  update ${reservations} r set leased_until = greatest(r.leased_until, until)
+    where r.organization_id = organization and r.id = reservation and r.state = 'held' and ${mayResolve(sql`r`)}
+    returning r.leased_until into until;
+  return case when found then until end;
+end $$`,
+)
+
+/** Deletes what is resolved of the reservations with an id below one that stands for a time. Returns how many. */
+const purgeReservations = managedFunction(
+  'costs.purge_reservations(uuid, integer)',
+  sql`
+create or replace function costs.purge_reservations(before uuid, max_rows integer)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  purged integer;
+begin
+  delete from ${reservations} r where r.organization_id = organization and ${isAdmin}
+    and r.id = any (array(select x.id from ${reservations} x
+      where x.organization_id = organization and x.id < before and x.state <> 'held'
+      order by x.id limit max_rows for update skip locked));
+  get diagnostics purged = row_count;
+  return purged;
+end $$`,
+)
+
+/** The organizations that have a reservation whose lease is over. It reads those of all. */
+const organizationsOverdue = managedFunction(
+  'costs.organizations_overdue(uuid, integer)',
+  sql`
+create or replace function costs.organizations_overdue(after_organization uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select distinct r.organization_id from ${reservations} r
+    where r.state = 'held' and r.leased_until <= clock_timestamp()
+      and (after_organization is null or r.organization_id > after_organization)
+    order by 1 limit max_rows;
+end $$`,
+)
+
+/** In the order in which they are created. */
+export const reservationObjects = [
+  giveBack,
+  expireReservations,
+  freesUpAt,
+  reserve,
+  resolveReservation,
+  extendReservation,
+  purgeReservations,
+  organizationsOverdue,
+  managedInner('costs.give_back(uuid[], costs.reservation_state)'),
+  managedInner('costs.frees_up_at(jsonb, bigint)'),
+  ...managedExecute('costs.expire_reservations(integer)', 'plinth_app'),
+  ...managedExecute('costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)', 'plinth_app'),
+  ...managedExecute('costs.resolve_reservation(uuid, costs.reservation_state)', 'plinth_app'),
+  ...managedExecute('costs.extend_reservation(uuid, integer)', 'plinth_app'),
+  ...managedExecute('costs.purge_reservations(uuid, integer)', 'plinth_app'),
+  ...managedExecute('costs.organizations_overdue(uuid, integer)', 'plinth_platform'),
+]
