@@ -134,6 +134,44 @@ export class UnpricedError extends PlinthError {
   }
 }
 
+/** What a budget says of itself when it has no room. */
+interface FullBudget {
+  id: string
+  name: string
+  subject: string
+  limitNanos: bigint
+  spentNanos: bigint
+  reservedNanos: bigint
+  freesUpAt: Date | null
+}
+
+/** A call would cost more than a budget has left. It was not made. Wait until it frees up, or raise the limit. */
+export class BudgetExceededError extends PlinthError {
+  override readonly name = 'BudgetExceededError'
+  /** What the call may cost at most, in nano-dollars. */
+  readonly amountNanos: bigint
+  /** All that have no room. */
+  readonly blockedBy: readonly FullBudget[]
+  /** When all of them may have room; null: never by themselves. */
+  readonly freesUpAt: Date | null
+
+  constructor({
+    amountNanos,
+    blockedBy,
+    freesUpAt,
+  }: Pick<BudgetExceededError, 'amountNanos' | 'blockedBy' | 'freesUpAt'>) {
+    const names = blockedBy.map(
+      ({ name, limitNanos, spentNanos, reservedNanos }) =>
+        `${name} (${spentNanos} spent and ${reservedNanos} reserved of ${limitNanos})`,
+    )
+    const when = freesUpAt === null ? 'raise the limit' : `room at ${freesUpAt.toISOString()}`
+    super(`${amountNanos} nano-dollars have no room in the budget ${names.join(', ')}; ${when}`)
+    this.amountNanos = amountNanos
+    this.blockedBy = blockedBy
+    this.freesUpAt = freesUpAt
+  }
+}
+
 /** A reservation that was resolved the other way, or is not held any more. Nothing was changed. */
 export class ReservationError extends PlinthError {
   override readonly name = 'ReservationError'

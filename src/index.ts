@@ -10,6 +10,7 @@ export {
 } from './embedding.ts'
 export * from './errors.ts'
 export * from './lifecycle/adopt.ts'
+export * from './lifecycle/budgets.ts'
 export * from './lifecycle/partitions.ts'
 export * from './lifecycle/space-index.ts'
 export type { MetadataCondition, MetadataFilter, MetadataValue } from './metadata.ts'

@@ -43,6 +43,7 @@ export {
 } from './embedding-jobs.ts'
 export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
+export * from './forecast.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
 export {

@@ -35,47 +35,63 @@ export const subjectOf = (
   sql`case ${scope} when 'organization' then '' when 'user' then ${user}::text
     when 'project' then ${project}::text else ${model} end`
 
-/** The counters that a call belongs to, in the order in which they are locked. */
+/**
+ * The counters that a call belongs to, in the order in which they are locked; without a start, of a window that
+ * is not open yet. A window goes on to its end, also when the organization's time zone has changed.
+ */
 export const countersOf = (call: Record<'user' | 'project' | 'model' | 'at', SQL>) => sql`
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
       -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from ${budgets} o
+      b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
+        select from ${budgets} o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
           and o.mode = b.mode and o.subject = s.subject)) as is_lenient
     from ${budgets} b
-    join ${organizations} z on z.id = b.organization_id
     cross join lateral (select ${subjectOf(sql`b.scope`, call)} as subject) s
-    cross join lateral costs.window_of(b.period, ${call.at}, z.time_zone) w
+    left join lateral (
+      select w.starts_at, w.ends_at from ${budgetWindows} w
+      where w.organization_id = organization and w.budget_id = b.id and w.subject = s.subject
+        and w.starts_at <= ${call.at} and (w.ends_at is null or w.ends_at > ${call.at})
+      order by w.starts_at desc limit 1) w on true
     where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
       and s.subject is not null
-    order by b.id`
-
-/** The lines of the ledger that a counter adds up. */
-const linesOf = (subject: SQL) => sql`
-    e.organization_id = organization and e.occurred_at >= window_start
-      and (window_end is null or e.occurred_at < window_end)
-      and ${subject} = case budget.scope when 'organization' then '' when 'user' then e.user_id::text
-        when 'project' then e.project_id::text else e.provider || '/' || e.model end`
+    order by b.id, s.subject, w.starts_at`
 
 /**
- * Makes the counters of a window that has none yet, with what the ledger has by now. Returns whether it made
- * them. A writer's own line is in the sum, since it is written before it is counted.
+ * Opens the window of a budget around an instant, with what the ledger has by now. Returns where it begins and
+ * whether it was made here: a writer's own lines are in it then, since they are written before they are counted.
  */
 const openWindow = managedFunction(
-  'costs.open_window(uuid, text, timestamptz, timestamptz)',
+  'costs.open_window(uuid, text, timestamptz)',
   sql`
-create or replace function costs.open_window(
-  budget_id uuid, window_subject text, window_start timestamptz, window_end timestamptz)
-returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+create or replace function costs.open_window(budget_id uuid, window_subject text, at timestamptz,
+  out window_start timestamptz, out window_end timestamptz, out is_new boolean)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   budget ${budgets};
   spent bigint;
 begin
   -- Shared with others who open one, but not with whoever changes the limit.
-  select * into budget from ${budgets} b where b.organization_id = organization and b.id = budget_id for share;
+  select * into budget from ${budgets} b
+    where b.organization_id = organization and b.id = open_window.budget_id for share;
+  select p.starts_at, p.ends_at into window_start, window_end
+    from ${organizations} z cross join lateral costs.window_of(budget.period, open_window.at, z.time_zone) p
+    where z.id = organization;
+  -- In two that overlap, as after a change of the time zone, a line would count in one only.
+  select greatest(window_start, max(w.ends_at) filter (where w.ends_at <= open_window.at)),
+      least(window_end, min(w.starts_at) filter (where w.starts_at > open_window.at))
+    into window_start, window_end from ${budgetWindows} w
+    where w.organization_id = organization and w.budget_id = budget.id and w.subject = window_subject
+      and w.ends_at > window_start and w.starts_at < window_end;
   select coalesce(sum(e.cost_nanos), 0) into spent from ${usageEvents} e
-    where ${linesOf(sql`window_subject`)};
+    where e.organization_id = organization and e.occurred_at >= window_start
+      and (window_end is null or e.occurred_at < window_end)
+      and window_subject = ${subjectOf(sql`budget.scope`, {
+        user: sql`e.user_id`,
+        project: sql`e.project_id`,
+        model: sql`e.provider || '/' || e.model`,
+      })};
   insert into ${budgetWindows} (organization_id, budget_id, subject, starts_at, shard, scope, quota_nanos,
       spent_nanos, reserved_nanos, ends_at)
     select organization, budget.id, window_subject, window_start, shard, budget.scope,
@@ -85,23 +101,26 @@ begin
     from generate_series(0, budget.shards - 1) shard
     order by shard
     on conflict do nothing;
-  return found;
+  is_new := found;
 end $$`,
 )
 
+/** The counters of a window. */
 export const ofWindow = (w: SQL, budget: SQL, subject: SQL, start: SQL) =>
   sql`${w}.organization_id = organization and ${w}.budget_id = ${budget}
       and ${w}.subject = ${subject} and ${w}.starts_at = ${start}`
 
+const here = (w: SQL) => ofWindow(w, sql`budget`, sql`window_subject`, sql`window_start`)
+
 /**
  * Gives every counter of a window, whose rows the caller has locked, the same part of what is free, and
- * the first one \`extra\` of it before. The quotas are the limit again.
+ * the first one so much of it before. The quotas are the limit again.
  */
 const spreadQuota = managedFunction(
   'costs.spread_quota(uuid, text, timestamptz, bigint)',
   sql`
 create or replace function costs.spread_quota(
-  budget_id uuid, window_subject text, window_start timestamptz, extra bigint)
+  budget uuid, window_subject text, window_start timestamptz, extra bigint)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
@@ -111,39 +130,64 @@ begin
   select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) - extra into counters, free
     from ${budgetWindows} w
     join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
-    where ${ofWindow(sql`w`, sql`spread_quota.budget_id`, sql`window_subject`, sql`window_start`)};
+    where ${here(sql`w`)};
   update ${budgetWindows} w
     set quota_nanos = w.spent_nanos + w.reserved_nanos + free / counters
       + case w.shard when 0 then extra + free % counters else 0 end
-    where ${ofWindow(sql`w`, sql`spread_quota.budget_id`, sql`window_subject`, sql`window_start`)};
+    where ${here(sql`w`)};
 end $$`,
 )
 
-/** The counter to write to: the only one, or of several one that nobody is writing to and that has room. */
-const freeShard = managedFunction(
-  'costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)',
+const hasRoom = sql`(is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)`
+
+/**
+ * Adds to what is reserved or spent of a window with several counters. To one that nobody is writing to and
+ * that has room; else to one that it waits for; else all are locked, and what is free is spread over them anew.
+ * Returns which, or null if there is no room.
+ */
+const addToShards = managedFunction(
+  'costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)',
   sql`
-create or replace function costs.free_shard(
-  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, room bigint, is_lenient boolean)
+create or replace function costs.add_to_shards(budget uuid, window_subject text, window_start timestamptz,
+  counters smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
 returns smallint language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   -- Where this session begins to look, so that not all begin at the same.
   first integer := pg_backend_pid() % counters;
-  found_shard smallint;
+  picked smallint;
+  used bigint;
+  most bigint;
 begin
-  if counters = 1 then
-    return 0;
+  select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
+    order by (w.shard - first + counters) % counters limit 1 for update skip locked;
+  if picked is null then
+    begin
+      select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
+        order by (w.shard - first + counters) % counters limit 1 for update;
+      -- Gives up the row that was waited for in vain, since all are locked in their order.
+      if picked is null then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
   end if;
-  select w.shard into found_shard from ${budgetWindows} w
-    where ${ofWindow(sql`w`, sql`free_shard.budget_id`, sql`window_subject`, sql`window_start`)}
-      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
-    order by (w.shard - first + counters) % counters limit 1
-    for update skip locked;
-  return coalesce(found_shard, (select w.shard from ${budgetWindows} w
-    where ${ofWindow(sql`w`, sql`free_shard.budget_id`, sql`window_subject`, sql`window_start`)}
-      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
-    order by (w.shard - first + counters) % counters limit 1));
+  if picked is null then
+    perform 1 from ${budgetWindows} w where ${here(sql`w`)} order by w.shard for update;
+    select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
+      from ${budgetWindows} w
+      join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
+      where ${here(sql`w`)};
+    if not is_forced and used + reserved + spent > most then
+      return null;
+    end if;
+    perform costs.spread_quota(budget, window_subject, window_start, reserved + spent);
+    picked := 0;
+  end if;
+  update ${budgetWindows} w
+    set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
+    where ${here(sql`w`)} and w.shard = picked;
+  return picked;
 end $$`,
 )
 
@@ -152,9 +196,11 @@ export const budgetWindowObjects = [
   windowOf,
   openWindow,
   spreadQuota,
-  freeShard,
+  addToShards,
   managedInner('costs.window_of(costs.budget_period, timestamptz, text)'),
-  managedInner('costs.open_window(uuid, text, timestamptz, timestamptz)'),
+  managedInner('costs.open_window(uuid, text, timestamptz)'),
   managedInner('costs.spread_quota(uuid, text, timestamptz, bigint)'),
-  managedInner('costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)'),
+  managedInner(
+    'costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)',
+  ),
 ]

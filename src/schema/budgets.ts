@@ -28,55 +28,6 @@ begin
 end $$`,
 )
 
-/**
- * Adds to what was spent of a window, whatever its limit, and raises its alerts. Of several counters, one
- * takes it that has room; without one, all are locked, so that the others grant no more than what is left.
- */
-const spendOn = managedFunction(
-  'costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)',
-  sql`
-create or replace function costs.spend_on(
-  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, amount bigint,
-  is_lenient boolean)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  organization uuid := ${scopedOrganization};
-  picked smallint := 0;
-  spent bigint;
-begin
-  if counters > 1 then
-    begin
-      picked := costs.free_shard(budget_id, window_subject, window_start, counters, amount,
-        is_lenient or amount <= 0);
-      update ${budgetWindows} w set spent_nanos = w.spent_nanos + amount
-        where ${ofWindow(sql`w`, sql`spend_on.budget_id`, sql`window_subject`, sql`window_start`)}
-          and w.shard = picked
-          and (is_lenient or amount <= 0 or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
-      if not found then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then
-      perform 1 from ${budgetWindows} w
-        where ${ofWindow(sql`w`, sql`spend_on.budget_id`, sql`window_subject`, sql`window_start`)}
-        order by w.shard for update;
-      update ${budgetWindows} w set spent_nanos = w.spent_nanos + amount
-        where ${ofWindow(sql`w`, sql`spend_on.budget_id`, sql`window_subject`, sql`window_start`)}
-          and w.shard = 0;
-      perform costs.spread_quota(budget_id, window_subject, window_start, 0);
-    end;
-    select sum(w.spent_nanos) into spent from ${budgetWindows} w
-      where ${ofWindow(sql`w`, sql`spend_on.budget_id`, sql`window_subject`, sql`window_start`)};
-    -- What another session adds at once is not seen here, so that any threshold may have been passed.
-    perform costs.raise_alerts(budget_id, window_subject, window_start, null, spent);
-  else
-    update ${budgetWindows} w set spent_nanos = w.spent_nanos + amount
-      where ${ofWindow(sql`w`, sql`spend_on.budget_id`, sql`window_subject`, sql`window_start`)}
-      returning w.spent_nanos into spent;
-    perform costs.raise_alerts(budget_id, window_subject, window_start, spent - amount, spent);
-  end if;
-end $$`,
-)
-
 const line = {
   user: sql`l.user_id`,
   project: sql`l.project_id`,
@@ -84,10 +35,11 @@ const line = {
   at: sql`l.occurred_at`,
 }
 
+const ofCounter = sql`${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}`
+
 /**
- * Counts lines that were written into the ledger, and returns the windows of blocking budgets of which more
- * is spent and reserved now than their limit. New windows are opened first, since that holds no lock which
- * whoever locks them in order could wait for.
+ * Counts lines that were written into the ledger, whatever the limits, and raises the alerts. Returns the windows
+ * of blocking budgets of which more is spent and reserved now than their limit.
  */
 const chargeBudgets = managedFunction(
   'costs.charge_budgets(json)',
@@ -98,54 +50,59 @@ returns table (id uuid, name text, scope costs.budget_scope, subject text, limit
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
-  charged jsonb[];
-  counter jsonb;
-  at integer;
+  counter record;
+  opened record;
+  made text[] := '{}';
 begin
-  select array_agg(to_jsonb(c) order by c.id, c.subject, c.starts_at) into charged from (
-    select c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos,
-      sum(l.cost_nanos)::bigint as cost_nanos,
-      exists (select from ${budgetWindows} w
-        where ${ofWindow(sql`w`, sql`c.id`, sql`c.subject`, sql`c.starts_at`)}) as is_open
+  for counter in
+    select c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
+      sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at
     from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
       cost_nanos bigint, occurred_at timestamptz)
     cross join lateral (${countersOf(line)}) c
     where l.cost_nanos <> 0
-    group by c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos) c;
-
-  for at in 1 .. coalesce(cardinality(charged), 0) loop
-    counter := charged[at];
-    if not (counter ->> 'is_open')::boolean and costs.open_window((counter ->> 'id')::uuid,
-        counter ->> 'subject', (counter ->> 'starts_at')::timestamptz, (counter ->> 'ends_at')::timestamptz) then
-      charged[at] := counter || '{"is_made": true}';
+    -- Of windows that are not open yet it is not known which lines are in one.
+    group by c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
+      case when c.starts_at is null then l.occurred_at end
+    order by c.id, c.subject, coalesce(c.starts_at, min(l.occurred_at))
+  loop
+    spent_nanos := null;
+    if counter.starts_at is null then
+      select * into opened from costs.open_window(counter.id, counter.subject, counter.at);
+      counter.starts_at := opened.window_start;
+      counter.ends_at := opened.window_end;
+      if opened.is_new then
+        made := made || concat_ws(' ', counter.id, counter.subject, counter.starts_at);
+      end if;
     end if;
-  end loop;
-
-  for at in 1 .. coalesce(cardinality(charged), 0) loop
-    counter := charged[at];
-    -- A window that was made here has the lines in it already.
-    if counter ? 'is_made' then
-      perform costs.raise_alerts((counter ->> 'id')::uuid, counter ->> 'subject',
-        (counter ->> 'starts_at')::timestamptz, null, (select sum(w.spent_nanos)::bigint from ${budgetWindows} w
-          where ${ofWindow(sql`w`, sql`(counter ->> 'id')::uuid`, sql`counter ->> 'subject'`, sql`(counter ->> 'starts_at')::timestamptz`)}));
+    -- What was made here has all the lines in it.
+    if counter.shards = 1 and not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+      update ${budgetWindows} w set spent_nanos = w.spent_nanos + counter.cost
+        where ${ofCounter} and w.shard = 0
+        returning w.spent_nanos, w.reserved_nanos into spent_nanos, reserved_nanos;
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, spent_nanos - counter.cost, spent_nanos)
+        where spent_nanos * 100.0 >= counter.limit_nanos::numeric;
     else
-      perform costs.spend_on((counter ->> 'id')::uuid, counter ->> 'subject',
-        (counter ->> 'starts_at')::timestamptz, (counter ->> 'shards')::smallint,
-        (counter ->> 'cost_nanos')::bigint, (counter ->> 'is_lenient')::boolean);
+      if not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+        perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, 0, counter.cost,
+          counter.is_lenient or counter.cost < 0, true);
+      end if;
+      select sum(w.spent_nanos), sum(w.reserved_nanos) into spent_nanos, reserved_nanos
+        from ${budgetWindows} w where ${ofCounter};
+      -- What another session adds at once is not seen here, so that any threshold may have been passed.
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, null, spent_nanos);
+    end if;
+    if not counter.is_lenient and spent_nanos + reserved_nanos > counter.limit_nanos then
+      id := counter.id;
+      name := counter.name;
+      scope := counter.scope;
+      subject := counter.subject;
+      limit_nanos := counter.limit_nanos;
+      starts_at := counter.starts_at;
+      ends_at := counter.ends_at;
+      return next;
     end if;
   end loop;
-
-  return query
-    select c.id, c.name, c.scope, c.subject, c.limit_nanos, sum(w.spent_nanos)::bigint,
-      sum(w.reserved_nanos)::bigint, c.starts_at, c.ends_at
-    from unnest(charged) j
-    cross join lateral jsonb_to_record(j) c (id uuid, name text, scope costs.budget_scope, subject text,
-      limit_nanos bigint, starts_at timestamptz, ends_at timestamptz, is_lenient boolean)
-    join ${budgetWindows} w on ${ofWindow(sql`w`, sql`c.id`, sql`c.subject`, sql`c.starts_at`)}
-    where not c.is_lenient
-    group by c.id, c.name, c.scope, c.subject, c.limit_nanos, c.starts_at, c.ends_at
-    having sum(w.spent_nanos) + sum(w.reserved_nanos) > c.limit_nanos
-    order by c.id, c.subject, c.starts_at;
 end $$`,
 )
 
@@ -157,31 +114,30 @@ create or replace function costs.open_budget(budget_id uuid)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
+  at timestamptz := clock_timestamp();
   budget ${budgets};
-  window_start timestamptz;
-  window_end timestamptz;
-  found_subject text;
+  period record;
+  counter record;
+  opened record;
 begin
   select * into budget from ${budgets} b
     where b.organization_id = organization and b.id = open_budget.budget_id and ${isAdmin};
-  select w.starts_at, w.ends_at into window_start, window_end
-    from ${organizations} z cross join lateral costs.window_of(budget.period, clock_timestamp(), z.time_zone) w
-    where z.id = organization;
-  for found_subject in
-    select case budget.scope when 'organization' then '' else budget.subject end
-    union
-    select ${subjectOf(sql`budget.scope`, { user: sql`e.user_id`, project: sql`e.project_id`, model: sql`e.provider || '/' || e.model` })}
-    from ${usageEvents} e
-    where e.organization_id = organization and budget.subject is null and budget.scope <> 'organization'
-      and e.occurred_at >= window_start and (window_end is null or e.occurred_at < window_end)
-    order by 1
+  select p.* into period from ${organizations} z
+    cross join lateral costs.window_of(budget.period, at, z.time_zone) p where z.id = organization;
+  for counter in
+    select budget.id, f.subject from (
+      select case budget.scope when 'organization' then '' else budget.subject end as subject
+      union
+      select ${subjectOf(sql`budget.scope`, { user: sql`e.user_id`, project: sql`e.project_id`, model: sql`e.provider || '/' || e.model` })}
+      from ${usageEvents} e
+      where e.organization_id = organization and budget.subject is null and budget.scope <> 'organization'
+        and e.occurred_at >= period.starts_at and (period.ends_at is null or e.occurred_at < period.ends_at)) f
+    where f.subject is not null order by f.subject
   loop
-    if found_subject is not null
-        and costs.open_window(budget.id, found_subject, window_start, window_end) then
-      perform costs.raise_alerts(budget.id, found_subject, window_start, null, (
-        select sum(w.spent_nanos)::bigint from ${budgetWindows} w
-        where ${ofWindow(sql`w`, sql`budget.id`, sql`found_subject`, sql`window_start`)}));
-    end if;
+    select * into opened from costs.open_window(counter.id, counter.subject, at);
+    perform costs.raise_alerts(counter.id, counter.subject, opened.window_start, null, (
+      select sum(w.spent_nanos)::bigint from ${budgetWindows} w
+      where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`opened.window_start`)}));
   end loop;
 end $$`,
 )
@@ -257,34 +213,54 @@ declare
 begin
   return query
     select b.id, b.name, b.scope, b.period, b.mode, coalesce(w.subject, b.subject, ''), b.limit_nanos,
-      coalesce(w.spent, 0)::bigint, coalesce(w.reserved, 0)::bigint, n.starts_at, n.ends_at
+      coalesce(w.spent, 0)::bigint, coalesce(w.reserved, 0)::bigint, coalesce(w.starts_at, n.starts_at),
+      coalesce(w.ends_at, n.ends_at)
     from ${budgets} b
     join ${organizations} z on z.id = b.organization_id
     cross join lateral costs.window_of(b.period, clock_timestamp(), z.time_zone) n
     left join lateral (
-      select w.subject, sum(w.spent_nanos) as spent, sum(w.reserved_nanos) as reserved from ${budgetWindows} w
-      where w.organization_id = organization and w.budget_id = b.id and w.starts_at = n.starts_at
-      group by w.subject) w on true
+      select w.subject, w.starts_at, w.ends_at, sum(w.spent_nanos) as spent, sum(w.reserved_nanos) as reserved
+      from ${budgetWindows} w
+      where w.organization_id = organization and w.budget_id = b.id and w.starts_at <= clock_timestamp()
+        and (w.ends_at is null or w.ends_at > clock_timestamp())
+      group by w.subject, w.starts_at, w.ends_at) w on true
     where b.organization_id = organization and nullif(current_setting('plinth.role', true), '') is not null
       and (w.subject is not null or b.subject is not null or b.scope = 'organization')
       and ${isOwnCounter(sql`b.scope`, sql`coalesce(w.subject, b.subject)`)};
 end $$`,
 )
 
+/** The period around now of the organization in scope, whose time zone nobody in a scope can read. */
+const currentWindow = managedFunction(
+  'costs.current_window(costs.budget_period)',
+  sql`
+create or replace function costs.current_window(
+  period costs.budget_period, out starts_at timestamptz, out ends_at timestamptz, out at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+begin
+  select p.starts_at, p.ends_at, clock_timestamp() into starts_at, ends_at, at
+    from ${organizations} z
+    cross join lateral costs.window_of(current_window.period, clock_timestamp(), z.time_zone) p
+    where z.id = organization;
+end $$`,
+)
+
 /** In the order in which they are created. */
 export const budgetObjects = [
   raiseAlerts,
-  spendOn,
   chargeBudgets,
   openBudget,
   changeBudget,
   raiseMissedAlerts,
   budgetStatus,
+  currentWindow,
   managedInner('costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)'),
-  managedInner('costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)'),
   ...managedExecute('costs.charge_budgets(json)', 'plinth_app'),
   ...managedExecute('costs.open_budget(uuid)', 'plinth_app'),
   ...managedExecute('costs.change_budget(uuid, bigint, smallint)', 'plinth_app'),
   ...managedExecute('costs.raise_missed_alerts()', 'plinth_app'),
   ...managedExecute('costs.budget_status()', 'plinth_app'),
+  ...managedExecute('costs.current_window(costs.budget_period)', 'plinth_app'),
 ]

@@ -1,6 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { countersOf, ofWindow } from './budget-windows.ts'
-import { budgetWindows, reservationState, reservations } from './costs.ts'
+import { budgetAlerts, budgets, budgetWindows, reservationState, reservations } from './costs.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
 
@@ -68,12 +68,11 @@ const call = {
   at: sql`reserve.created_at`,
 }
 
+const ofCounter = ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)
+
 /**
- * Reserves an amount in every budget that a call belongs to, or in none.
- *
- * First as is quickest: one counter of each budget takes it, if it has room. Otherwise exactly: all counters
- * are locked, what has expired is given back, and what is free of a budget is spread over its counters anew.
- * A refusal holds no lock while it finds out when there will be room.
+ * Reserves an amount in every budget that a call belongs to, or in none. What has expired is given back first:
+ * its windows and those of the call are locked in one order, before any other.
  */
 const reserve = managedFunction(
   'costs.reserve(uuid, uuid, uuid, text, text, bigint, integer)',
@@ -97,93 +96,61 @@ declare
 begin${refuseOthers}
   created_at := date_trunc('milliseconds', clock_timestamp());
   leased_until := created_at + lease_ms * interval '1 millisecond';
-  is_granted := amount = 0;
-  if not is_granted then
-    begin
-      for counter in ${countersOf(call)}
-      loop
-        picked := case counter.shards when 1 then 0 else costs.free_shard(counter.id, counter.subject,
-          counter.starts_at, counter.shards, amount, counter.is_lenient) end;
-        update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
-          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}
-            and w.shard = picked
-            and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
-        if not found then
-          raise sqlstate 'PL001';
-        end if;
-        budget_ids := budget_ids || counter.id;
-        subjects := subjects || counter.subject;
-        starts := starts || counter.starts_at;
-        shards := shards || picked;
-      end loop;
-      is_granted := true;
-    exception when sqlstate 'PL001' then
-      budget_ids := '{}';
-      subjects := '{}';
-      starts := '{}';
-    end;
+  if amount > 0 and exists (select from ${reservations} r
+      where r.organization_id = organization and r.state = 'held' and r.leased_until <= reserve.created_at) then
+    expired_ids := ${expired(sql`100`)};
+    perform 1 from ${budgetWindows} w
+      where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
+        select c.id, c.subject, c.starts_at from (${countersOf(call)}) c
+        union
+        select h.budget_id, h.subject, h.starts_at from (${holdsOf(sql`expired_ids`)}) h)
+      order by w.budget_id, w.subject, w.starts_at, w.shard for update;
+    perform costs.give_back(expired_ids, 'expired');
   end if;
 
-  if not is_granted then
-    -- Before any lock: a writer who has to open one holds none either.
-    for counter in ${countersOf(call)}
-    loop
-      if not exists (select from ${budgetWindows} w
-          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}) then
-        perform costs.open_window(counter.id, counter.subject, counter.starts_at, counter.ends_at);
-      end if;
+  for counter in ${countersOf(call)}
+  loop
+    exit when amount = 0;
+    if counter.starts_at is null then
+      select o.window_start, o.window_end into counter.starts_at, counter.ends_at
+        from costs.open_window(counter.id, counter.subject, reserve.created_at) o;
+    end if;
+    if counter.shards = 1 then
+      update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
+        where ${ofCounter} and w.shard = 0
+          and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
+        returning w.shard into picked;
+    else
+      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, amount, 0,
+        counter.is_lenient, counter.is_lenient);
+    end if;
+    if picked is not null then
       budget_ids := budget_ids || counter.id;
       subjects := subjects || counter.subject;
       starts := starts || counter.starts_at;
-    end loop;
-    begin
-      expired_ids := ${expired(sql`100`)};
-      perform 1 from ${budgetWindows} w
-        where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
-          select * from unnest(budget_ids, subjects, starts)
-          union
-          select h.budget_id, h.subject, h.starts_at from (${holdsOf(sql`expired_ids`)}) h)
-        order by w.budget_id, w.subject, w.starts_at, w.shard for update;
-      perform costs.give_back(expired_ids, 'expired');
-      for counter in ${countersOf(call)}
-      loop
-        select sum(w.spent_nanos), sum(w.reserved_nanos) into spent, reserved from ${budgetWindows} w
-          where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)};
-        if not counter.is_lenient and spent + reserved + amount > counter.limit_nanos then
-          blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
-            'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
-            'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
-            'endsAt', counter.ends_at);
-        end if;
-      end loop;
-      if blocked is null then
-        shards := array_fill(0::smallint, array[cardinality(budget_ids)]);
-        for counter in ${countersOf(call)}
-        loop
-          if not counter.is_lenient then
-            perform costs.spread_quota(counter.id, counter.subject, counter.starts_at, amount);
-          end if;
-          update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
-            where ${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}
-              and w.shard = 0;
-        end loop;
-        is_granted := true;
-      elsif cardinality(expired_ids) = 0 then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then null;
-    end;
-  end if;
+      shards := shards || picked;
+    else
+      -- The limit of now, which may have been changed while the rows were waited for.
+      select sum(w.spent_nanos), sum(w.reserved_nanos), sum(w.quota_nanos)
+        into spent, reserved, counter.limit_nanos from ${budgetWindows} w where ${ofCounter};
+      blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
+        'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
+        'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
+        'endsAt', counter.ends_at);
+    end if;
+  end loop;
 
+  is_granted := blocked is null;
   if is_granted then
     insert into ${reservations} (organization_id, id, user_id, project_id, provider, model, amount_nanos,
         budget_ids, subjects, window_starts, shards, leased_until, created_at)
       values (organization, reservation, member, project, model_provider, model_name, amount,
         budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
   else
-    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt',
-        costs.frees_up_at(b, (b ->> 'spentNanos')::bigint + (b ->> 'reservedNanos')::bigint + amount))
-        order by n)
+    update ${budgetWindows} w set reserved_nanos = w.reserved_nanos - amount
+      from unnest(budget_ids, subjects, starts, shards) h (budget_id, subject, starts_at, shard)
+      where ${isHeldIn(sql`w`, sql`h`)};
+    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt', costs.frees_up_at(b, amount)) order by n)
       from jsonb_array_elements(blocked) with ordinality as e (b, n));
   end if;
 end $$`,
@@ -196,16 +163,16 @@ end $$`,
 const freesUpAt = managedFunction(
   'costs.frees_up_at(jsonb, bigint)',
   sql`
-create or replace function costs.frees_up_at(budget jsonb, wanted bigint)
+create or replace function costs.frees_up_at(budget jsonb, amount bigint)
 returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
-  excess bigint := wanted - (budget ->> 'limitNanos')::bigint;
+  most bigint := (budget ->> 'limitNanos')::bigint;
+  excess bigint := (budget ->> 'spentNanos')::bigint + (budget ->> 'reservedNanos')::bigint + amount - most;
   room_at timestamptz;
 begin
-  -- More than the limit is too much in any window.
-  if wanted - (budget ->> 'spentNanos')::bigint - (budget ->> 'reservedNanos')::bigint
-      > (budget ->> 'limitNanos')::bigint then
+  -- It is too much in any window.
+  if amount > most then
     return null;
   end if;
   select min(f.leased_until) into room_at from (
@@ -300,18 +267,33 @@ begin
 end $$`,
 )
 
-/** The organizations that have a reservation whose lease is over. It reads those of all. */
-const organizationsOverdue = managedFunction(
-  'costs.organizations_overdue(uuid, integer)',
+/** The organizations for which there is something to do, by id. It reads the rows of all. */
+const organizationsDue = managedFunction(
+  'costs.organizations_due(text, uuid, integer)',
   sql`
-create or replace function costs.organizations_overdue(after_organization uuid, max_rows integer)
+create or replace function costs.organizations_due(work text, after_organization uuid, max_rows integer)
 returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  last uuid := coalesce(after_organization, '00000000-0000-0000-0000-000000000000');
 begin
-  return query
-    select distinct r.organization_id from ${reservations} r
-    where r.state = 'held' and r.leased_until <= clock_timestamp()
-      and (after_organization is null or r.organization_id > after_organization)
-    order by 1 limit max_rows;
+  if work = 'expire' then
+    return query select distinct r.organization_id from ${reservations} r
+      where r.state = 'held' and r.leased_until <= clock_timestamp() and r.organization_id > last
+      order by 1 limit max_rows;
+  elsif work = 'alert' then
+    return query select d.organization_id from (
+        select a.organization_id from ${budgetAlerts} a where a.claimed_at is null
+        union select b.organization_id from ${budgets} b where b.shards > 1) d
+      where d.organization_id > last order by 1 limit max_rows;
+  else
+    -- One look into the index an organization, and not one a reservation.
+    for i in 1 .. max_rows loop
+      select r.organization_id into last from ${reservations} r
+        where r.organization_id > last order by r.organization_id limit 1;
+      exit when not found;
+      return next last;
+    end loop;
+  end if;
 end $$`,
 )
 
@@ -324,7 +306,7 @@ export const reservationObjects = [
   resolveReservation,
   extendReservation,
   purgeReservations,
-  organizationsOverdue,
+  organizationsDue,
   managedInner('costs.give_back(uuid[], costs.reservation_state)'),
   managedInner('costs.frees_up_at(jsonb, bigint)'),
   ...managedExecute('costs.expire_reservations(integer)', 'plinth_app'),
@@ -332,5 +314,5 @@ export const reservationObjects = [
   ...managedExecute('costs.resolve_reservation(uuid, costs.reservation_state)', 'plinth_app'),
   ...managedExecute('costs.extend_reservation(uuid, integer)', 'plinth_app'),
   ...managedExecute('costs.purge_reservations(uuid, integer)', 'plinth_app'),
-  ...managedExecute('costs.organizations_overdue(uuid, integer)', 'plinth_platform'),
+  ...managedExecute('costs.organizations_due(text, uuid, integer)', 'plinth_platform'),
 ]

@@ -1,5 +1,5 @@
--- managed: function costs.organizations_overdue(uuid, integer)
-drop function if exists costs.organizations_overdue(uuid, integer);
+-- managed: function costs.organizations_due(text, uuid, integer)
+drop function if exists costs.organizations_due(text, uuid, integer);
 --> statement-breakpoint
 -- managed: function costs.purge_reservations(uuid, integer)
 drop function if exists costs.purge_reservations(uuid, integer);
@@ -22,6 +22,9 @@ drop function if exists costs.expire_reservations(integer);
 -- managed: function costs.give_back(uuid[], costs.reservation_state)
 drop function if exists costs.give_back(uuid[], costs.reservation_state);
 --> statement-breakpoint
+-- managed: function costs.current_window(costs.budget_period)
+drop function if exists costs.current_window(costs.budget_period);
+--> statement-breakpoint
 -- managed: function costs.budget_status()
 drop function if exists costs.budget_status();
 --> statement-breakpoint
@@ -37,20 +40,17 @@ drop function if exists costs.open_budget(uuid);
 -- managed: function costs.charge_budgets(json)
 drop function if exists costs.charge_budgets(json);
 --> statement-breakpoint
--- managed: function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
-drop function if exists costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean);
---> statement-breakpoint
 -- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 drop function if exists costs.raise_alerts(uuid, text, timestamptz, bigint, bigint);
 --> statement-breakpoint
--- managed: function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
-drop function if exists costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean);
+-- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
+drop function if exists costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean);
 --> statement-breakpoint
 -- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
 drop function if exists costs.spread_quota(uuid, text, timestamptz, bigint);
 --> statement-breakpoint
--- managed: function costs.open_window(uuid, text, timestamptz, timestamptz)
-drop function if exists costs.open_window(uuid, text, timestamptz, timestamptz);
+-- managed: function costs.open_window(uuid, text, timestamptz)
+drop function if exists costs.open_window(uuid, text, timestamptz);
 --> statement-breakpoint
 -- managed: function costs.window_of(costs.budget_period, timestamptz, text)
 drop function if exists costs.window_of(costs.budget_period, timestamptz, text);

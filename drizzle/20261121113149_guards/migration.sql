@@ -183,23 +183,32 @@ begin
   end if;
 end $$;
 --> statement-breakpoint
--- managed: function costs.open_window(uuid, text, timestamptz, timestamptz)
-create or replace function costs.open_window(
-  budget_id uuid, window_subject text, window_start timestamptz, window_end timestamptz)
-returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- managed: function costs.open_window(uuid, text, timestamptz)
+create or replace function costs.open_window(budget_id uuid, window_subject text, at timestamptz,
+  out window_start timestamptz, out window_end timestamptz, out is_new boolean)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   budget "costs"."budgets";
   spent bigint;
 begin
   -- Shared with others who open one, but not with whoever changes the limit.
-  select * into budget from "costs"."budgets" b where b.organization_id = organization and b.id = budget_id for share;
+  select * into budget from "costs"."budgets" b
+    where b.organization_id = organization and b.id = open_window.budget_id for share;
+  select p.starts_at, p.ends_at into window_start, window_end
+    from "identity"."organizations" z cross join lateral costs.window_of(budget.period, open_window.at, z.time_zone) p
+    where z.id = organization;
+  -- In two that overlap, as after a change of the time zone, a line would count in one only.
+  select greatest(window_start, max(w.ends_at) filter (where w.ends_at <= open_window.at)),
+      least(window_end, min(w.starts_at) filter (where w.starts_at > open_window.at))
+    into window_start, window_end from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = budget.id and w.subject = window_subject
+      and w.ends_at > window_start and w.starts_at < window_end;
   select coalesce(sum(e.cost_nanos), 0) into spent from "costs"."usage_events" e
-    where 
-    e.organization_id = organization and e.occurred_at >= window_start
+    where e.organization_id = organization and e.occurred_at >= window_start
       and (window_end is null or e.occurred_at < window_end)
       and window_subject = case budget.scope when 'organization' then '' when 'user' then e.user_id::text
-        when 'project' then e.project_id::text else e.provider || '/' || e.model end;
+    when 'project' then e.project_id::text else e.provider || '/' || e.model end;
   insert into "costs"."budget_windows" (organization_id, budget_id, subject, starts_at, shard, scope, quota_nanos,
       spent_nanos, reserved_nanos, ends_at)
     select organization, budget.id, window_subject, window_start, shard, budget.scope,
@@ -209,12 +218,12 @@ begin
     from generate_series(0, budget.shards - 1) shard
     order by shard
     on conflict do nothing;
-  return found;
+  is_new := found;
 end $$;
 --> statement-breakpoint
 -- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
 create or replace function costs.spread_quota(
-  budget_id uuid, window_subject text, window_start timestamptz, extra bigint)
+  budget uuid, window_subject text, window_start timestamptz, extra bigint)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
@@ -224,52 +233,74 @@ begin
   select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) - extra into counters, free
     from "costs"."budget_windows" w
     join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
-    where w.organization_id = organization and w.budget_id = spread_quota.budget_id
+    where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start;
   update "costs"."budget_windows" w
     set quota_nanos = w.spent_nanos + w.reserved_nanos + free / counters
       + case w.shard when 0 then extra + free % counters else 0 end
-    where w.organization_id = organization and w.budget_id = spread_quota.budget_id
+    where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start;
 end $$;
 --> statement-breakpoint
--- managed: function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
-create or replace function costs.free_shard(
-  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, room bigint, is_lenient boolean)
+-- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
+create or replace function costs.add_to_shards(budget uuid, window_subject text, window_start timestamptz,
+  counters smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
 returns smallint language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   -- Where this session begins to look, so that not all begin at the same.
   first integer := pg_backend_pid() % counters;
-  found_shard smallint;
+  picked smallint;
+  used bigint;
+  most bigint;
 begin
-  if counters = 1 then
-    return 0;
+  select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
+    order by (w.shard - first + counters) % counters limit 1 for update skip locked;
+  if picked is null then
+    begin
+      select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
+        order by (w.shard - first + counters) % counters limit 1 for update;
+      -- Gives up the row that was waited for in vain, since all are locked in their order.
+      if picked is null then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
   end if;
-  select w.shard into found_shard from "costs"."budget_windows" w
-    where w.organization_id = organization and w.budget_id = free_shard.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
-    order by (w.shard - first + counters) % counters limit 1
-    for update skip locked;
-  return coalesce(found_shard, (select w.shard from "costs"."budget_windows" w
-    where w.organization_id = organization and w.budget_id = free_shard.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-      and (is_lenient or w.spent_nanos + w.reserved_nanos + room <= w.quota_nanos)
-    order by (w.shard - first + counters) % counters limit 1));
+  if picked is null then
+    perform 1 from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start order by w.shard for update;
+    select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
+      from "costs"."budget_windows" w
+      join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
+      where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start;
+    if not is_forced and used + reserved + spent > most then
+      return null;
+    end if;
+    perform costs.spread_quota(budget, window_subject, window_start, reserved + spent);
+    picked := 0;
+  end if;
+  update "costs"."budget_windows" w
+    set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
+    where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start and w.shard = picked;
+  return picked;
 end $$;
 --> statement-breakpoint
 -- managed: grant costs.window_of(costs.budget_period, timestamptz, text)
 revoke execute on function costs.window_of(costs.budget_period, timestamptz, text) from public;
 --> statement-breakpoint
--- managed: grant costs.open_window(uuid, text, timestamptz, timestamptz)
-revoke execute on function costs.open_window(uuid, text, timestamptz, timestamptz) from public;
+-- managed: grant costs.open_window(uuid, text, timestamptz)
+revoke execute on function costs.open_window(uuid, text, timestamptz) from public;
 --> statement-breakpoint
 -- managed: grant costs.spread_quota(uuid, text, timestamptz, bigint)
 revoke execute on function costs.spread_quota(uuid, text, timestamptz, bigint) from public;
 --> statement-breakpoint
--- managed: grant costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean)
-revoke execute on function costs.free_shard(uuid, text, timestamptz, smallint, bigint, boolean) from public;
+-- managed: grant costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
+revoke execute on function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean) from public;
 --> statement-breakpoint
 -- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 create or replace function costs.raise_alerts(
@@ -290,53 +321,6 @@ begin
     on conflict do nothing;
 end $$;
 --> statement-breakpoint
--- managed: function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
-create or replace function costs.spend_on(
-  budget_id uuid, window_subject text, window_start timestamptz, counters smallint, amount bigint,
-  is_lenient boolean)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  picked smallint := 0;
-  spent bigint;
-begin
-  if counters > 1 then
-    begin
-      picked := costs.free_shard(budget_id, window_subject, window_start, counters, amount,
-        is_lenient or amount <= 0);
-      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
-        where w.organization_id = organization and w.budget_id = spend_on.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-          and w.shard = picked
-          and (is_lenient or amount <= 0 or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
-      if not found then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then
-      perform 1 from "costs"."budget_windows" w
-        where w.organization_id = organization and w.budget_id = spend_on.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-        order by w.shard for update;
-      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
-        where w.organization_id = organization and w.budget_id = spend_on.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-          and w.shard = 0;
-      perform costs.spread_quota(budget_id, window_subject, window_start, 0);
-    end;
-    select sum(w.spent_nanos) into spent from "costs"."budget_windows" w
-      where w.organization_id = organization and w.budget_id = spend_on.budget_id
-      and w.subject = window_subject and w.starts_at = window_start;
-    -- What another session adds at once is not seen here, so that any threshold may have been passed.
-    perform costs.raise_alerts(budget_id, window_subject, window_start, null, spent);
-  else
-    update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + amount
-      where w.organization_id = organization and w.budget_id = spend_on.budget_id
-      and w.subject = window_subject and w.starts_at = window_start
-      returning w.spent_nanos into spent;
-    perform costs.raise_alerts(budget_id, window_subject, window_start, spent - amount, spent);
-  end if;
-end $$;
---> statement-breakpoint
 -- managed: function costs.charge_budgets(json)
 create or replace function costs.charge_budgets(lines json)
 returns table (id uuid, name text, scope costs.budget_scope, subject text, limit_nanos bigint, spent_nanos bigint,
@@ -344,70 +328,78 @@ returns table (id uuid, name text, scope costs.budget_scope, subject text, limit
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  charged jsonb[];
-  counter jsonb;
-  at integer;
+  counter record;
+  opened record;
+  made text[] := '{}';
 begin
-  select array_agg(to_jsonb(c) order by c.id, c.subject, c.starts_at) into charged from (
-    select c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos,
-      sum(l.cost_nanos)::bigint as cost_nanos,
-      exists (select from "costs"."budget_windows" w
-        where w.organization_id = organization and w.budget_id = c.id
-      and w.subject = c.subject and w.starts_at = c.starts_at) as is_open
+  for counter in
+    select c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
+      sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at
     from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
       cost_nanos bigint, occurred_at timestamptz)
     cross join lateral (
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
       -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
+      b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
+        select from "costs"."budgets" o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
           and o.mode = b.mode and o.subject = s.subject)) as is_lenient
     from "costs"."budgets" b
-    join "identity"."organizations" z on z.id = b.organization_id
     cross join lateral (select case b.scope when 'organization' then '' when 'user' then l.user_id::text
     when 'project' then l.project_id::text else l.provider || '/' || l.model end as subject) s
-    cross join lateral costs.window_of(b.period, l.occurred_at, z.time_zone) w
+    left join lateral (
+      select w.starts_at, w.ends_at from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = b.id and w.subject = s.subject
+        and w.starts_at <= l.occurred_at and (w.ends_at is null or w.ends_at > l.occurred_at)
+      order by w.starts_at desc limit 1) w on true
     where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
       and s.subject is not null
-    order by b.id) c
+    order by b.id, s.subject, w.starts_at) c
     where l.cost_nanos <> 0
-    group by c.id, c.subject, c.starts_at, c.ends_at, c.shards, c.is_lenient, c.name, c.scope, c.limit_nanos) c;
-
-  for at in 1 .. coalesce(cardinality(charged), 0) loop
-    counter := charged[at];
-    if not (counter ->> 'is_open')::boolean and costs.open_window((counter ->> 'id')::uuid,
-        counter ->> 'subject', (counter ->> 'starts_at')::timestamptz, (counter ->> 'ends_at')::timestamptz) then
-      charged[at] := counter || '{"is_made": true}';
+    -- Of windows that are not open yet it is not known which lines are in one.
+    group by c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
+      case when c.starts_at is null then l.occurred_at end
+    order by c.id, c.subject, coalesce(c.starts_at, min(l.occurred_at))
+  loop
+    spent_nanos := null;
+    if counter.starts_at is null then
+      select * into opened from costs.open_window(counter.id, counter.subject, counter.at);
+      counter.starts_at := opened.window_start;
+      counter.ends_at := opened.window_end;
+      if opened.is_new then
+        made := made || concat_ws(' ', counter.id, counter.subject, counter.starts_at);
+      end if;
     end if;
-  end loop;
-
-  for at in 1 .. coalesce(cardinality(charged), 0) loop
-    counter := charged[at];
-    -- A window that was made here has the lines in it already.
-    if counter ? 'is_made' then
-      perform costs.raise_alerts((counter ->> 'id')::uuid, counter ->> 'subject',
-        (counter ->> 'starts_at')::timestamptz, null, (select sum(w.spent_nanos)::bigint from "costs"."budget_windows" w
-          where w.organization_id = organization and w.budget_id = (counter ->> 'id')::uuid
-      and w.subject = counter ->> 'subject' and w.starts_at = (counter ->> 'starts_at')::timestamptz));
+    -- What was made here has all the lines in it.
+    if counter.shards = 1 and not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + counter.cost
+        where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at and w.shard = 0
+        returning w.spent_nanos, w.reserved_nanos into spent_nanos, reserved_nanos;
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, spent_nanos - counter.cost, spent_nanos)
+        where spent_nanos * 100.0 >= counter.limit_nanos::numeric;
     else
-      perform costs.spend_on((counter ->> 'id')::uuid, counter ->> 'subject',
-        (counter ->> 'starts_at')::timestamptz, (counter ->> 'shards')::smallint,
-        (counter ->> 'cost_nanos')::bigint, (counter ->> 'is_lenient')::boolean);
+      if not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+        perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, 0, counter.cost,
+          counter.is_lenient or counter.cost < 0, true);
+      end if;
+      select sum(w.spent_nanos), sum(w.reserved_nanos) into spent_nanos, reserved_nanos
+        from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at;
+      -- What another session adds at once is not seen here, so that any threshold may have been passed.
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, null, spent_nanos);
+    end if;
+    if not counter.is_lenient and spent_nanos + reserved_nanos > counter.limit_nanos then
+      id := counter.id;
+      name := counter.name;
+      scope := counter.scope;
+      subject := counter.subject;
+      limit_nanos := counter.limit_nanos;
+      starts_at := counter.starts_at;
+      ends_at := counter.ends_at;
+      return next;
     end if;
   end loop;
-
-  return query
-    select c.id, c.name, c.scope, c.subject, c.limit_nanos, sum(w.spent_nanos)::bigint,
-      sum(w.reserved_nanos)::bigint, c.starts_at, c.ends_at
-    from unnest(charged) j
-    cross join lateral jsonb_to_record(j) c (id uuid, name text, scope costs.budget_scope, subject text,
-      limit_nanos bigint, starts_at timestamptz, ends_at timestamptz, is_lenient boolean)
-    join "costs"."budget_windows" w on w.organization_id = organization and w.budget_id = c.id
-      and w.subject = c.subject and w.starts_at = c.starts_at
-    where not c.is_lenient
-    group by c.id, c.name, c.scope, c.subject, c.limit_nanos, c.starts_at, c.ends_at
-    having sum(w.spent_nanos) + sum(w.reserved_nanos) > c.limit_nanos
-    order by c.id, c.subject, c.starts_at;
 end $$;
 --> statement-breakpoint
 -- managed: function costs.open_budget(uuid)
@@ -415,33 +407,32 @@ create or replace function costs.open_budget(budget_id uuid)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  at timestamptz := clock_timestamp();
   budget "costs"."budgets";
-  window_start timestamptz;
-  window_end timestamptz;
-  found_subject text;
+  period record;
+  counter record;
+  opened record;
 begin
   select * into budget from "costs"."budgets" b
     where b.organization_id = organization and b.id = open_budget.budget_id and current_setting('plinth.role', true) in ('owner', 'admin', 'service');
-  select w.starts_at, w.ends_at into window_start, window_end
-    from "identity"."organizations" z cross join lateral costs.window_of(budget.period, clock_timestamp(), z.time_zone) w
-    where z.id = organization;
-  for found_subject in
-    select case budget.scope when 'organization' then '' else budget.subject end
-    union
-    select case budget.scope when 'organization' then '' when 'user' then e.user_id::text
+  select p.* into period from "identity"."organizations" z
+    cross join lateral costs.window_of(budget.period, at, z.time_zone) p where z.id = organization;
+  for counter in
+    select budget.id, f.subject from (
+      select case budget.scope when 'organization' then '' else budget.subject end as subject
+      union
+      select case budget.scope when 'organization' then '' when 'user' then e.user_id::text
     when 'project' then e.project_id::text else e.provider || '/' || e.model end
-    from "costs"."usage_events" e
-    where e.organization_id = organization and budget.subject is null and budget.scope <> 'organization'
-      and e.occurred_at >= window_start and (window_end is null or e.occurred_at < window_end)
-    order by 1
+      from "costs"."usage_events" e
+      where e.organization_id = organization and budget.subject is null and budget.scope <> 'organization'
+        and e.occurred_at >= period.starts_at and (period.ends_at is null or e.occurred_at < period.ends_at)) f
+    where f.subject is not null order by f.subject
   loop
-    if found_subject is not null
-        and costs.open_window(budget.id, found_subject, window_start, window_end) then
-      perform costs.raise_alerts(budget.id, found_subject, window_start, null, (
-        select sum(w.spent_nanos)::bigint from "costs"."budget_windows" w
-        where w.organization_id = organization and w.budget_id = budget.id
-      and w.subject = found_subject and w.starts_at = window_start));
-    end if;
+    select * into opened from costs.open_window(counter.id, counter.subject, at);
+    perform costs.raise_alerts(counter.id, counter.subject, opened.window_start, null, (
+      select sum(w.spent_nanos)::bigint from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = opened.window_start));
   end loop;
 end $$;
 --> statement-breakpoint
@@ -505,24 +496,37 @@ declare
 begin
   return query
     select b.id, b.name, b.scope, b.period, b.mode, coalesce(w.subject, b.subject, ''), b.limit_nanos,
-      coalesce(w.spent, 0)::bigint, coalesce(w.reserved, 0)::bigint, n.starts_at, n.ends_at
+      coalesce(w.spent, 0)::bigint, coalesce(w.reserved, 0)::bigint, coalesce(w.starts_at, n.starts_at),
+      coalesce(w.ends_at, n.ends_at)
     from "costs"."budgets" b
     join "identity"."organizations" z on z.id = b.organization_id
     cross join lateral costs.window_of(b.period, clock_timestamp(), z.time_zone) n
     left join lateral (
-      select w.subject, sum(w.spent_nanos) as spent, sum(w.reserved_nanos) as reserved from "costs"."budget_windows" w
-      where w.organization_id = organization and w.budget_id = b.id and w.starts_at = n.starts_at
-      group by w.subject) w on true
+      select w.subject, w.starts_at, w.ends_at, sum(w.spent_nanos) as spent, sum(w.reserved_nanos) as reserved
+      from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = b.id and w.starts_at <= clock_timestamp()
+        and (w.ends_at is null or w.ends_at > clock_timestamp())
+      group by w.subject, w.starts_at, w.ends_at) w on true
     where b.organization_id = organization and nullif(current_setting('plinth.role', true), '') is not null
       and (w.subject is not null or b.subject is not null or b.scope = 'organization')
       and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or b.scope <> 'user' or coalesce(w.subject, b.subject) = nullif(current_setting('plinth.user_id', true), '')::uuid::text);
 end $$;
 --> statement-breakpoint
+-- managed: function costs.current_window(costs.budget_period)
+create or replace function costs.current_window(
+  period costs.budget_period, out starts_at timestamptz, out ends_at timestamptz, out at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+begin
+  select p.starts_at, p.ends_at, clock_timestamp() into starts_at, ends_at, at
+    from "identity"."organizations" z
+    cross join lateral costs.window_of(current_window.period, clock_timestamp(), z.time_zone) p
+    where z.id = organization;
+end $$;
+--> statement-breakpoint
 -- managed: grant costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 revoke execute on function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint) from public;
---> statement-breakpoint
--- managed: grant costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean)
-revoke execute on function costs.spend_on(uuid, text, timestamptz, smallint, bigint, boolean) from public;
 --> statement-breakpoint
 -- managed: grant costs.charge_budgets(json)
 revoke execute on function costs.charge_budgets(json) from public;
@@ -553,6 +557,12 @@ revoke execute on function costs.budget_status() from public;
 --> statement-breakpoint
 -- managed: grant costs.budget_status() to plinth_app
 grant execute on function costs.budget_status() to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.current_window(costs.budget_period)
+revoke execute on function costs.current_window(costs.budget_period) from public;
+--> statement-breakpoint
+-- managed: grant costs.current_window(costs.budget_period) to plinth_app
+grant execute on function costs.current_window(costs.budget_period) to plinth_app;
 --> statement-breakpoint
 -- managed: function costs.give_back(uuid[], costs.reservation_state)
 create or replace function costs.give_back(reservation_ids uuid[], outcome "costs"."reservation_state")
@@ -598,16 +608,16 @@ begin
 end $$;
 --> statement-breakpoint
 -- managed: function costs.frees_up_at(jsonb, bigint)
-create or replace function costs.frees_up_at(budget jsonb, wanted bigint)
+create or replace function costs.frees_up_at(budget jsonb, amount bigint)
 returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  excess bigint := wanted - (budget ->> 'limitNanos')::bigint;
+  most bigint := (budget ->> 'limitNanos')::bigint;
+  excess bigint := (budget ->> 'spentNanos')::bigint + (budget ->> 'reservedNanos')::bigint + amount - most;
   room_at timestamptz;
 begin
-  -- More than the limit is too much in any window.
-  if wanted - (budget ->> 'spentNanos')::bigint - (budget ->> 'reservedNanos')::bigint
-      > (budget ->> 'limitNanos')::bigint then
+  -- It is too much in any window.
+  if amount > most then
     return null;
   end if;
   select min(f.leased_until) into room_at from (
@@ -644,158 +654,107 @@ begin
   end if;
   created_at := date_trunc('milliseconds', clock_timestamp());
   leased_until := created_at + lease_ms * interval '1 millisecond';
-  is_granted := amount = 0;
-  if not is_granted then
-    begin
-      for counter in 
-    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
-    from "costs"."budgets" b
-    join "identity"."organizations" z on z.id = b.organization_id
-    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
-    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
-    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
-    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
-      and s.subject is not null
-    order by b.id
-      loop
-        picked := case counter.shards when 1 then 0 else costs.free_shard(counter.id, counter.subject,
-          counter.starts_at, counter.shards, amount, counter.is_lenient) end;
-        update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
-          where w.organization_id = organization and w.budget_id = counter.id
-      and w.subject = counter.subject and w.starts_at = counter.starts_at
-            and w.shard = picked
-            and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos);
-        if not found then
-          raise sqlstate 'PL001';
-        end if;
-        budget_ids := budget_ids || counter.id;
-        subjects := subjects || counter.subject;
-        starts := starts || counter.starts_at;
-        shards := shards || picked;
-      end loop;
-      is_granted := true;
-    exception when sqlstate 'PL001' then
-      budget_ids := '{}';
-      subjects := '{}';
-      starts := '{}';
-    end;
-  end if;
-
-  if not is_granted then
-    -- Before any lock: a writer who has to open one holds none either.
-    for counter in 
-    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
-    from "costs"."budgets" b
-    join "identity"."organizations" z on z.id = b.organization_id
-    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
-    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
-    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
-    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
-      and s.subject is not null
-    order by b.id
-    loop
-      if not exists (select from "costs"."budget_windows" w
-          where w.organization_id = organization and w.budget_id = counter.id
-      and w.subject = counter.subject and w.starts_at = counter.starts_at) then
-        perform costs.open_window(counter.id, counter.subject, counter.starts_at, counter.ends_at);
-      end if;
-      budget_ids := budget_ids || counter.id;
-      subjects := subjects || counter.subject;
-      starts := starts || counter.starts_at;
-    end loop;
-    begin
-      expired_ids := array(
+  if amount > 0 and exists (select from "costs"."reservations" r
+      where r.organization_id = organization and r.state = 'held' and r.leased_until <= reserve.created_at) then
+    expired_ids := array(
     select r.id from "costs"."reservations" r
     where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
     order by r.leased_until limit 100 for update skip locked);
-      perform 1 from "costs"."budget_windows" w
-        where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
-          select * from unnest(budget_ids, subjects, starts)
-          union
-          select h.budget_id, h.subject, h.starts_at from (
+    perform 1 from "costs"."budget_windows" w
+      where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
+        select c.id, c.subject, c.starts_at from (
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
+        select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    left join lateral (
+      select w.starts_at, w.ends_at from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = b.id and w.subject = s.subject
+        and w.starts_at <= reserve.created_at and (w.ends_at is null or w.ends_at > reserve.created_at)
+      order by w.starts_at desc limit 1) w on true
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id, s.subject, w.starts_at) c
+        union
+        select h.budget_id, h.subject, h.starts_at from (
       select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
       from "costs"."reservations" r
       cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
         h (budget_id, subject, starts_at, shard)
       where r.organization_id = organization and r.id = any (expired_ids)
       group by 1, 2, 3, 4) h)
-        order by w.budget_id, w.subject, w.starts_at, w.shard for update;
-      perform costs.give_back(expired_ids, 'expired');
-      for counter in 
-    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
-    from "costs"."budgets" b
-    join "identity"."organizations" z on z.id = b.organization_id
-    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
-    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
-    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
-    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
-      and s.subject is not null
-    order by b.id
-      loop
-        select sum(w.spent_nanos), sum(w.reserved_nanos) into spent, reserved from "costs"."budget_windows" w
-          where w.organization_id = organization and w.budget_id = counter.id
-      and w.subject = counter.subject and w.starts_at = counter.starts_at;
-        if not counter.is_lenient and spent + reserved + amount > counter.limit_nanos then
-          blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
-            'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
-            'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
-            'endsAt', counter.ends_at);
-        end if;
-      end loop;
-      if blocked is null then
-        shards := array_fill(0::smallint, array[cardinality(budget_ids)]);
-        for counter in 
-    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and exists (select from "costs"."budgets" o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
-    from "costs"."budgets" b
-    join "identity"."organizations" z on z.id = b.organization_id
-    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
-    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
-    cross join lateral costs.window_of(b.period, reserve.created_at, z.time_zone) w
-    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
-      and s.subject is not null
-    order by b.id
-        loop
-          if not counter.is_lenient then
-            perform costs.spread_quota(counter.id, counter.subject, counter.starts_at, amount);
-          end if;
-          update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
-            where w.organization_id = organization and w.budget_id = counter.id
-      and w.subject = counter.subject and w.starts_at = counter.starts_at
-              and w.shard = 0;
-        end loop;
-        is_granted := true;
-      elsif cardinality(expired_ids) = 0 then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then null;
-    end;
+      order by w.budget_id, w.subject, w.starts_at, w.shard for update;
+    perform costs.give_back(expired_ids, 'expired');
   end if;
 
+  for counter in 
+    select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
+      -- A budget for one subject takes the place of the one for each of its kind.
+      b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
+        select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+    from "costs"."budgets" b
+    cross join lateral (select case b.scope when 'organization' then '' when 'user' then member::text
+    when 'project' then project::text else model_provider || '/' || model_name end as subject) s
+    left join lateral (
+      select w.starts_at, w.ends_at from "costs"."budget_windows" w
+      where w.organization_id = organization and w.budget_id = b.id and w.subject = s.subject
+        and w.starts_at <= reserve.created_at and (w.ends_at is null or w.ends_at > reserve.created_at)
+      order by w.starts_at desc limit 1) w on true
+    where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
+      and s.subject is not null
+    order by b.id, s.subject, w.starts_at
+  loop
+    exit when amount = 0;
+    if counter.starts_at is null then
+      select o.window_start, o.window_end into counter.starts_at, counter.ends_at
+        from costs.open_window(counter.id, counter.subject, reserve.created_at) o;
+    end if;
+    if counter.shards = 1 then
+      update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
+        where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at and w.shard = 0
+          and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
+        returning w.shard into picked;
+    else
+      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, amount, 0,
+        counter.is_lenient, counter.is_lenient);
+    end if;
+    if picked is not null then
+      budget_ids := budget_ids || counter.id;
+      subjects := subjects || counter.subject;
+      starts := starts || counter.starts_at;
+      shards := shards || picked;
+    else
+      -- The limit of now, which may have been changed while the rows were waited for.
+      select sum(w.spent_nanos), sum(w.reserved_nanos), sum(w.quota_nanos)
+        into spent, reserved, counter.limit_nanos from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = counter.id
+      and w.subject = counter.subject and w.starts_at = counter.starts_at;
+      blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
+        'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
+        'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
+        'endsAt', counter.ends_at);
+    end if;
+  end loop;
+
+  is_granted := blocked is null;
   if is_granted then
     insert into "costs"."reservations" (organization_id, id, user_id, project_id, provider, model, amount_nanos,
         budget_ids, subjects, window_starts, shards, leased_until, created_at)
       values (organization, reservation, member, project, model_provider, model_name, amount,
         budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
   else
-    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt',
-        costs.frees_up_at(b, (b ->> 'spentNanos')::bigint + (b ->> 'reservedNanos')::bigint + amount))
-        order by n)
+    update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos - amount
+      from unnest(budget_ids, subjects, starts, shards) h (budget_id, subject, starts_at, shard)
+      where w.organization_id = organization and w.budget_id = h.budget_id and w.subject = h.subject
+      and w.starts_at = h.starts_at and w.shard = h.shard;
+    blocked := (select jsonb_agg(b || jsonb_build_object('freesUpAt', costs.frees_up_at(b, amount)) order by n)
       from jsonb_array_elements(blocked) with ordinality as e (b, n));
   end if;
 end $$;
@@ -863,15 +822,30 @@ begin
   return purged;
 end $$;
 --> statement-breakpoint
--- managed: function costs.organizations_overdue(uuid, integer)
-create or replace function costs.organizations_overdue(after_organization uuid, max_rows integer)
+-- managed: function costs.organizations_due(text, uuid, integer)
+create or replace function costs.organizations_due(work text, after_organization uuid, max_rows integer)
 returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  last uuid := coalesce(after_organization, '00000000-0000-0000-0000-000000000000');
 begin
-  return query
-    select distinct r.organization_id from "costs"."reservations" r
-    where r.state = 'held' and r.leased_until <= clock_timestamp()
-      and (after_organization is null or r.organization_id > after_organization)
-    order by 1 limit max_rows;
+  if work = 'expire' then
+    return query select distinct r.organization_id from "costs"."reservations" r
+      where r.state = 'held' and r.leased_until <= clock_timestamp() and r.organization_id > last
+      order by 1 limit max_rows;
+  elsif work = 'alert' then
+    return query select d.organization_id from (
+        select a.organization_id from "costs"."budget_alerts" a where a.claimed_at is null
+        union select b.organization_id from "costs"."budgets" b where b.shards > 1) d
+      where d.organization_id > last order by 1 limit max_rows;
+  else
+    -- One look into the index an organization, and not one a reservation.
+    for i in 1 .. max_rows loop
+      select r.organization_id into last from "costs"."reservations" r
+        where r.organization_id > last order by r.organization_id limit 1;
+      exit when not found;
+      return next last;
+    end loop;
+  end if;
 end $$;
 --> statement-breakpoint
 -- managed: grant costs.give_back(uuid[], costs.reservation_state)
@@ -910,8 +884,8 @@ revoke execute on function costs.purge_reservations(uuid, integer) from public;
 -- managed: grant costs.purge_reservations(uuid, integer) to plinth_app
 grant execute on function costs.purge_reservations(uuid, integer) to plinth_app;
 --> statement-breakpoint
--- managed: grant costs.organizations_overdue(uuid, integer)
-revoke execute on function costs.organizations_overdue(uuid, integer) from public;
+-- managed: grant costs.organizations_due(text, uuid, integer)
+revoke execute on function costs.organizations_due(text, uuid, integer) from public;
 --> statement-breakpoint
--- managed: grant costs.organizations_overdue(uuid, integer) to plinth_platform
-grant execute on function costs.organizations_overdue(uuid, integer) to plinth_platform;
+-- managed: grant costs.organizations_due(text, uuid, integer) to plinth_platform
+grant execute on function costs.organizations_due(text, uuid, integer) to plinth_platform;
