@@ -5,54 +5,21 @@
 # Environment: PGV_PG=17 (Debian trixie, default) or 18 (Debian forky); PGV_HOME=folder; PGV_PORT=port;
 #   PGV_DATA=folder for a server of its own with the same programs
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
 PGV_PG=${PGV_PG:-17}
 case $PGV_PG in 17) suite=trixie ;; 18) suite=forky ;; *) echo "PGV_PG must be 17 or 18" >&2; exit 2 ;; esac
 home=${PGV_HOME:-/var/tmp/pgv-$(id -u)}/$PGV_PG
 root=$home/root bin=$home/root/usr/lib/postgresql/$PGV_PG/bin data=${PGV_DATA:-$home/data} password=${PGV_DATA:-$home/}password
-if [ "$(id -u)" = 0 ]; then
-  owner=postgres; id -u postgres >/dev/null 2>&1 || owner=nobody
-  as() { setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups -- "$@"; }
-else
-  owner=$(id -un); as() { "$@"; }
-fi
 
 install_server() {
   [ -e "$home/.installed" ] && return
-  # the Debian mirror and the signing key that this host already uses
-  local codename mirror key=/usr/share/keyrings/debian-archive-keyring.gpg apt=() w=$home/apt
-  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-  mirror=$(apt-get update --print-uris | sed -n "s#^'\(.*\)/dists/$codename/InRelease'.*#\1#p" | head -n1)
-  [ -n "$mirror" ] || { echo "no '$codename' entry in this host's apt sources" >&2; exit 1; }
-  rm -rf "$root" "$w"; mkdir -p "$root" "$w"/{lists/partial,cache/archives/partial,parts,debs}; : >"$w/status"
-  echo "deb [signed-by=$key] $mirror $suite main" >"$w/sources.list"
-  apt=(-qq -o Dir::Etc::sourcelist="$w/sources.list" -o Dir::Etc::sourceparts="$w/parts" -o Dir::State="$w"
-    -o Dir::State::lists="$w/lists" -o Dir::State::status="$w/status" -o Dir::Cache="$w/cache"
-    -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3)
-  apt-get "${apt[@]}" update >&2
-  # the whole dependency closure (its own libc included), less what a bare server never loads
-  apt-get "${apt[@]}" install -y --no-install-recommends --print-uris "postgresql-$PGV_PG-pgvector" |
-    sed -n "s/^'[^']*' \([^_]*\)_.*/\1/p" |
-    grep -vxE 'perl|perl-.*|libperl.*|lib.*-perl|libllvm.*|libz3-.*|locales|libc-l10n|debconf|openssl|openssl-.*|adduser|passwd|procps|ucf|netbase|sensible-utils|gcc-.*-base|postgresql-common.*|postgresql-.*-jit' >"$w/packages"
-  (cd "$w/debs" && xargs -a "$w/packages" apt-get "${apt[@]}" download >&2)
-  for deb in "$w"/debs/*.deb; do dpkg -x "$deb" "$root"; done
-  # each program runs through the loader and libraries it was built for
-  local ld; ld=$(echo "$root"/usr/lib/*-linux-gnu/ld-linux*.so.*)
-  mv "$bin" "$bin.real"; mkdir "$bin"
-  for program in "$bin.real"/*; do
-    printf '#!/bin/sh\nexec "%s" --inhibit-cache --library-path "%s" --argv0 "%s" "%s" "$@"\n' \
-      "$ld" "${ld%/*}" "$bin/${program##*/}" "$program" >"$bin/${program##*/}"
-  done
-  chmod -R a+rX "$home"; chmod a+x "$bin"/*
+  unpack_debian "$suite" "postgresql-$PGV_PG-pgvector" "$root" "usr/lib/postgresql/$PGV_PG/bin" \
+    'perl|perl-.*|libperl.*|lib.*-perl|libllvm.*|libz3-.*|locales|libc-l10n|debconf|openssl|openssl-.*|adduser|passwd|procps|ucf|netbase|sensible-utils|gcc-.*-base|postgresql-common.*|postgresql-.*-jit'
   "$bin/postgres" -V >&2
-  rm -rf "$w"; touch "$home/.installed"
+  touch "$home/.installed"
 }
 running() { [ -e "$data/postmaster.pid" ] && as "$bin/pg_ctl" -D "$data" status >/dev/null 2>&1; }
 url() { echo "postgres://postgres:$(cat "$password")@127.0.0.1:$(sed -n 4p "$data/postmaster.pid")/postgres"; }
-free_port() {
-  local p; for p in $(shuf -i 50000-59999 -n 50); do
-    (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
-  done; echo "no free port" >&2; return 1
-}
 start() {
   install_server
   if ! running; then
