@@ -41,6 +41,7 @@ const imports = (files: string[]) =>
 const sources = filesIn('src')
 /** What both a schema and a queries folder have besides domains. */
 const SHARED = [
+  'budget-objects',
   'budget-windows',
   'columns',
   'costs-objects',
@@ -52,7 +53,7 @@ const SHARED = [
   'offloading',
   'partitions',
   'policies',
-  'reservations',
+  'reservation-objects',
   'retrieval',
   'scopes',
   'words',
@@ -279,6 +280,8 @@ describe('plinth/testing', () => {
   const MADE_BY: Record<string, string> = {
     memberships: 'joinScope',
     usageKeys: 'makeUsageEvent',
+    budgetWindows: 'makeBudget',
+    budgetAlerts: 'makeUsageEvent',
   }
   /** The word for one row, as English has it. */
   const singular = (name: string) =>

@@ -253,7 +253,7 @@ const rules: Record<string, Rule> = {
   },
   'times have a zone and milliseconds': {
     offenders: sql`select title || ' ' || "column" from columns
-      where type ~ '^(timestamp|time)' and type <> 'timestamp(3) with time zone'`,
+      where type ~ '^(timestamp|time)' and type !~ '^timestamp\\(3\\) with time zone(\\[\\])?$'`,
     offence: `alter table costs.usage_keys add column seen_at timestamptz`,
   },
   'names: a time is an _at, a date an _on, a duration an _ms': {

@@ -357,7 +357,7 @@ export async function budgetDrift({ db, organizationId, role }: Tenant): Promise
               and w.subject = case w.scope when 'organization' then '' when 'user' then ${e.userId}::text
                 when 'project' then ${e.projectId}::text else ${e.provider} || '/' || ${e.model} end), 0) as ledger,
           coalesce((select sum(r.amount_nanos) from ${reservations} r
-            cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts) h (budget_id, subject, starts_at)
+            cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at) h (budget_id, subject, starts_at)
             where r.organization_id = ${organizationId} and r.state = 'held' and h.budget_id = w.budget_id
               and h.subject = w.subject and h.starts_at = w.starts_at), 0) as held
         from windows w join ${budgets} b on b.organization_id = ${organizationId} and b.id = w.budget_id

@@ -25,13 +25,15 @@ type Line = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 'occurredAt'> 
 
 /**
  * Counts lines that this transaction has written into the ledger in every budget that they belong to, whatever
- * its limit, since they are spent. Returns the windows that have more than their limit then.
+ * its limit, since they are spent, and gives back what the reservation holds that it has settled by them. Returns
+ * the windows that have more than their limit then.
  */
 export async function chargeBudgets(
   { db }: Tenant,
   lines: readonly Line[],
+  settled?: string,
 ): Promise<ExceededBudget[]> {
-  if (lines.length === 0) return []
+  if (lines.length === 0 && settled === undefined) return []
   const json = JSON.stringify(
     lines.map(({ userId, projectId, provider, model, costNanos, occurredAt }) => ({
       ...{ user_id: userId, project_id: projectId, provider, model, occurred_at: occurredAt },
@@ -43,7 +45,7 @@ export async function chargeBudgets(
     sql`
       select id, name, scope, subject, limit_nanos::text as "limitNanos", spent_nanos::text as "spentNanos",
         reserved_nanos::text as "reservedNanos", starts_at as "startsAt", ends_at as "endsAt"
-      from costs.charge_budgets(${json}::text::json)`,
+      from costs.charge_budgets(${json}::text::json, ${settled ?? null})`,
   )
   return rows.map(windowFrom)
 }

@@ -229,7 +229,7 @@ export async function settle(
   checkUuid('id', id)
   checkUsage('usage', { provider: 'x', model: 'x', operation: 'call', ...usage })
   const held = only(await resolve(tenant, id, 'settled'))
-  const { recorded, exceeded } = await writeUsages(tenant, [
+  const usages = [
     {
       ...{ provider: held.provider, model: held.model, operation: 'call', ...usage },
       ...{ userId: held.userId, projectId: held.projectId },
@@ -237,7 +237,9 @@ export async function settle(
       occurredAt: new Date(held.createdAt),
       idempotencyKey: `reservation ${id.toLowerCase()}`,
     },
-  ])
+  ]
+  const holder = held.was === 'held' ? id : undefined
+  const { recorded, exceeded } = await writeUsages(tenant, usages, holder)
   return { ...only(recorded), late: held.isLate, exceeded }
 }
 
@@ -254,6 +256,7 @@ export async function release(tenant: Tenant, id: string): Promise<void> {
 
 const resolve = ({ db }: Tenant, id: string, outcome: 'settled' | 'released') =>
   rowsOf<{
+    was: Reservation['state']
     isLate: boolean
     userId: string | null
     projectId: string | null
@@ -264,7 +267,7 @@ const resolve = ({ db }: Tenant, id: string, outcome: 'settled' | 'released') =>
   }>(
     db,
     sql`
-      select is_late as "isLate", user_id as "userId", project_id as "projectId", provider, model,
+      select was, is_late as "isLate", user_id as "userId", project_id as "projectId", provider, model,
         amount_nanos::text as "amountNanos", created_at as "createdAt"
       from costs.resolve_reservation(${id}, ${outcome})`,
   )

@@ -108,10 +108,14 @@ export async function recordUsages(
   return (await writeUsages(tenant, usages)).recorded
 }
 
-/** Records calls, and says which budgets have spent and reserved more than their limit by then. */
+/**
+ * Records calls, and says which budgets have spent and reserved more than their limit by then. `settled` is the
+ * reservation that this transaction has settled by them, and that still holds its amount.
+ */
 export async function writeUsages(
   tenant: Tenant,
   usages: readonly RecordUsageOptions[],
+  settled?: string,
 ): Promise<{ recorded: RecordedUsage[]; exceeded: ExceededBudget[] }> {
   checkList('usages', usages, { max: MAX_USAGES })
   if (usages.length === 0) return { recorded: [], exceeded: [] }
@@ -129,7 +133,7 @@ export async function writeUsages(
     }
   })
   const isNew = await insertUsages(tenant, rows)
-  const exceeded = isBudgeted ? await chargeBudgets(tenant, rows.filter(isNew)) : []
+  const exceeded = isBudgeted ? await chargeBudgets(tenant, rows.filter(isNew), settled) : []
   const earlier = await readKeys(
     tenant,
     rows.filter((row) => !isNew(row)),

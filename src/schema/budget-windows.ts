@@ -112,28 +112,24 @@ export const ofWindow = (w: SQL, budget: SQL, subject: SQL, start: SQL) =>
 
 const here = (w: SQL) => ofWindow(w, sql`budget`, sql`window_subject`, sql`window_start`)
 
-/**
- * Gives every counter of a window, whose rows the caller has locked, the same part of what is free, and
- * the first one so much of it before. The quotas are the limit again.
- */
+/** Gives every counter of a window, whose rows the caller has locked, the same part of what is free of the limit. */
 const spreadQuota = managedFunction(
-  'costs.spread_quota(uuid, text, timestamptz, bigint)',
+  'costs.spread_quota(uuid, text, timestamptz)',
   sql`
-create or replace function costs.spread_quota(
-  budget uuid, window_subject text, window_start timestamptz, extra bigint)
+create or replace function costs.spread_quota(budget uuid, window_subject text, window_start timestamptz)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   counters integer;
   free bigint;
 begin
-  select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) - extra into counters, free
+  select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) into counters, free
     from ${budgetWindows} w
     join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
     where ${here(sql`w`)};
   update ${budgetWindows} w
     set quota_nanos = w.spent_nanos + w.reserved_nanos + free / counters
-      + case w.shard when 0 then extra + free % counters else 0 end
+      + case w.shard when 0 then free % counters else 0 end
     where ${here(sql`w`)};
 end $$`,
 )
@@ -141,52 +137,56 @@ end $$`,
 const hasRoom = sql`(is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)`
 
 /**
- * Adds to what is reserved or spent of a window with several counters. To one that nobody is writing to and
- * that has room; else to one that it waits for; else all are locked, and what is free is spread over them anew.
- * Returns which, or null if there is no room.
+ * Adds to what is reserved and spent of a window with several counters, or takes away. By `preferred`, if there is
+ * one; by one that nobody is writing to; by one that it waits for; or else all are locked, and what is free is
+ * spread over them anew. Returns by which, or null if there is no room.
  */
 const addToShards = managedFunction(
-  'costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)',
+  'costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean)',
   sql`
 create or replace function costs.add_to_shards(budget uuid, window_subject text, window_start timestamptz,
-  counters smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
+  counters smallint, preferred smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
 returns smallint language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   -- Where this session begins to look, so that not all begin at the same.
   first integer := pg_backend_pid() % counters;
-  picked smallint;
+  picked smallint := preferred;
   used bigint;
   most bigint;
 begin
-  select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
-    order by (w.shard - first + counters) % counters limit 1 for update skip locked;
-  if picked is null then
-    begin
+  begin
+    if picked is null then
       select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
-        order by (w.shard - first + counters) % counters limit 1 for update;
-      -- Gives up the row that was waited for in vain, since all are locked in their order.
-      if picked is null then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then null;
-    end;
-  end if;
-  if picked is null then
-    perform 1 from ${budgetWindows} w where ${here(sql`w`)} order by w.shard for update;
-    select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
-      from ${budgetWindows} w
-      join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
-      where ${here(sql`w`)};
-    if not is_forced and used + reserved + spent > most then
-      return null;
+        order by (w.shard - first + counters) % counters limit 1 for update skip locked;
     end if;
-    perform costs.spread_quota(budget, window_subject, window_start, reserved + spent);
-    picked := 0;
+    if picked is null then
+      select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
+        order by (w.shard - first + counters) % counters limit 1;
+    end if;
+    update ${budgetWindows} w
+      set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
+      where ${here(sql`w`)} and w.shard = picked and ${hasRoom};
+    if found then
+      return picked;
+    end if;
+    -- Gives up the rows that were locked in vain: to lock all of them in their order, none may be.
+    raise sqlstate 'PL001';
+  exception when sqlstate 'PL001' then null;
+  end;
+  perform 1 from ${budgetWindows} w where ${here(sql`w`)} order by w.shard for update;
+  select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
+    from ${budgetWindows} w
+    join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
+    where ${here(sql`w`)};
+  if not is_forced and used + reserved + spent > most then
+    return null;
   end if;
+  picked := coalesce(preferred, 0);
   update ${budgetWindows} w
     set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
     where ${here(sql`w`)} and w.shard = picked;
+  perform costs.spread_quota(budget, window_subject, window_start);
   return picked;
 end $$`,
 )
@@ -199,8 +199,8 @@ export const budgetWindowObjects = [
   addToShards,
   managedInner('costs.window_of(costs.budget_period, timestamptz, text)'),
   managedInner('costs.open_window(uuid, text, timestamptz)'),
-  managedInner('costs.spread_quota(uuid, text, timestamptz, bigint)'),
+  managedInner('costs.spread_quota(uuid, text, timestamptz)'),
   managedInner(
-    'costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)',
+    'costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean)',
   ),
 ]

@@ -263,7 +263,7 @@ export const reservations = costs.table.withRLS(
     /** The windows that it is held in, by the parts of their key. */
     budgetIds: uuid('budget_ids').array().notNull(),
     subjects: text('subjects').array().notNull(),
-    windowStarts: instant('window_starts').array().notNull(),
+    windowStartsAt: instant('window_starts_at').array().notNull(),
     shards: smallint('shards').array().notNull(),
 
     leasedUntil: instant('leased_until').notNull(),

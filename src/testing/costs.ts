@@ -1,7 +1,9 @@
 import type { Database } from '../database.ts'
+import { BudgetExceededError } from '../errors.ts'
 import { type CreateBudgetOptions, createBudget } from '../queries/budgets.ts'
 import { type RecordUsageOptions, recordUsage } from '../queries/costs.ts'
 import { type CreatePriceOptions, createPrice } from '../queries/prices.ts'
+import { type ReserveOptions, reserve } from '../queries/reservations.ts'
 import type { Tenant } from '../tenant.ts'
 import { unique } from './factories.ts'
 
@@ -34,3 +36,15 @@ export const makeBudget = (tenant: Tenant, budget: Partial<CreateBudgetOptions> 
     limitNanos: 1_000_000_000n,
     ...budget,
   })
+
+/** A reservation of $0.01; an error if a budget has no room. */
+export async function makeReservation(tenant: Tenant, options: Partial<ReserveOptions> = {}) {
+  const outcome = await reserve(tenant, {
+    provider: 'test',
+    model: 'test-model',
+    amountNanos: 10_000_000n,
+    ...options,
+  })
+  if (!outcome.granted) throw new BudgetExceededError(outcome)
+  return outcome.reservation
+}

@@ -26,18 +26,14 @@ import {
 } from '../../src/queries/reservations.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
 import { asService, inTenant, type Tenant } from '../../src/tenant.ts'
-import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
+import { makeBudget, makeModelPrice, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { test, url } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 
-/** Reserves, and fails the test if it is not granted. */
-async function hold(tenant: Tenant, options: Partial<ReserveOptions> = {}) {
-  const outcome = await reserve(tenant, { ...call, amountNanos: 10n, ...options })
-  if (!outcome.granted) throw new Error(`blocked by ${outcome.blockedBy.map(({ name }) => name)}`)
-  return outcome.reservation
-}
+const hold = (tenant: Tenant, options: Partial<ReserveOptions> = {}) =>
+  makeReservation(tenant, { amountNanos: 10n, ...options })
 
 describe('reserve', () => {
   test('grants exactly the limit, and says what blocks and when it frees up', async ({ db }) => {

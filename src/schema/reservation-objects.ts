@@ -12,7 +12,7 @@ const isHeldIn = (w: SQL, h: SQL) =>
 const holdsOf = (ids: SQL) => sql`
       select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
       from ${reservations} r
-      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards)
         h (budget_id, subject, starts_at, shard)
       where r.organization_id = organization and r.id = any (${ids})
       group by 1, 2, 3, 4`
@@ -121,7 +121,7 @@ begin${refuseOthers}
           and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
         returning w.shard into picked;
     else
-      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, amount, 0,
+      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, null, amount, 0,
         counter.is_lenient, counter.is_lenient);
     end if;
     if picked is not null then
@@ -143,7 +143,7 @@ begin${refuseOthers}
   is_granted := blocked is null;
   if is_granted then
     insert into ${reservations} (organization_id, id, user_id, project_id, provider, model, amount_nanos,
-        budget_ids, subjects, window_starts, shards, leased_until, created_at)
+        budget_ids, subjects, window_starts_at, shards, leased_until, created_at)
       values (organization, reservation, member, project, model_provider, model_name, amount,
         budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
   else
@@ -179,7 +179,7 @@ begin
     select r.leased_until, sum(r.amount_nanos) over (order by r.leased_until, r.id) as freed
     from ${reservations} r
     where r.organization_id = organization and r.state = 'held' and exists (
-      select from unnest(r.budget_ids, r.subjects, r.window_starts) h (budget_id, subject, starts_at)
+      select from unnest(r.budget_ids, r.subjects, r.window_starts_at) h (budget_id, subject, starts_at)
       where h.budget_id = (budget ->> 'id')::uuid and h.subject = budget ->> 'subject'
         and h.starts_at = (budget ->> 'startsAt')::timestamptz)) f
     where f.freed >= excess;
@@ -190,44 +190,39 @@ end $$`,
 const mayResolve = (r: SQL) => sql`coalesce(${isAdmin} or ${r}.user_id = ${scopedUser}, false)`
 
 /**
- * Says of a reservation that it is settled, or released, and gives back what it holds. Again, it changes
- * nothing; one that is over can still be settled, since the call was made; the other way round it is refused.
+ * Says of a reservation that it is settled, or released. Again, it changes nothing; one that is over can still be
+ * settled, since the call was made; the other way round it is refused. What is released is given back; what is
+ * settled, by charge_budgets, which locks the windows of the call with those of the reservation.
  */
 const resolveReservation = managedFunction(
   'costs.resolve_reservation(uuid, costs.reservation_state)',
   sql`
 create or replace function costs.resolve_reservation(reservation uuid, outcome ${reservationState},
-  out is_late boolean, out user_id uuid, out project_id uuid, out provider text, out model text,
-  out amount_nanos bigint, out created_at timestamptz)
+  out was ${reservationState}, out is_late boolean, out user_id uuid, out project_id uuid, out provider text,
+  out model text, out amount_nanos bigint, out created_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   at timestamptz := clock_timestamp();
-  found_one ${reservations};
 begin
-  select * into found_one from ${reservations} r
+  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= at), r.user_id, r.project_id,
+      r.provider, r.model, r.amount_nanos, r.created_at
+    into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at
+    from ${reservations} r
     where r.organization_id = organization and r.id = reservation and ${mayResolve(sql`r`)} for update;
   if not found then
     raise exception 'reservation % not found', reservation
       using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
-  elsif (outcome = 'settled' and found_one.state = 'released')
-      or (outcome = 'released' and found_one.state = 'settled') then
-    raise exception 'reservation % is % already', reservation, found_one.state
-      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || found_one.state,
+  elsif (outcome = 'settled' and was = 'released') or (outcome = 'released' and was = 'settled') then
+    raise exception 'reservation % is % already', reservation, was
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || was,
         hint = reservation::text;
-  elsif found_one.state = 'held' then
+  elsif outcome = 'released' and was = 'held' then
     perform costs.give_back(array[reservation], outcome);
-  elsif found_one.state = 'expired' and outcome = 'settled' then
+  elsif outcome = 'settled' and was <> 'settled' then
     update ${reservations} r set state = outcome, resolved_at = at
       where r.organization_id = organization and r.id = reservation;
   end if;
-  is_late := found_one.state = 'expired' or (found_one.state = 'held' and found_one.leased_until <= at);
-  user_id := found_one.user_id;
-  project_id := found_one.project_id;
-  provider := found_one.provider;
-  model := found_one.model;
-  amount_nanos := found_one.amount_nanos;
-  created_at := found_one.created_at;
 end $$`,
 )
 

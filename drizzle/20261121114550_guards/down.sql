@@ -37,17 +37,17 @@ drop function if exists costs.change_budget(uuid, bigint, smallint);
 -- managed: function costs.open_budget(uuid)
 drop function if exists costs.open_budget(uuid);
 --> statement-breakpoint
--- managed: function costs.charge_budgets(json)
-drop function if exists costs.charge_budgets(json);
+-- managed: function costs.charge_budgets(json, uuid)
+drop function if exists costs.charge_budgets(json, uuid);
 --> statement-breakpoint
 -- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 drop function if exists costs.raise_alerts(uuid, text, timestamptz, bigint, bigint);
 --> statement-breakpoint
--- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
-drop function if exists costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean);
+-- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean)
+drop function if exists costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean);
 --> statement-breakpoint
--- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
-drop function if exists costs.spread_quota(uuid, text, timestamptz, bigint);
+-- managed: function costs.spread_quota(uuid, text, timestamptz)
+drop function if exists costs.spread_quota(uuid, text, timestamptz);
 --> statement-breakpoint
 -- managed: function costs.open_window(uuid, text, timestamptz)
 drop function if exists costs.open_window(uuid, text, timestamptz);

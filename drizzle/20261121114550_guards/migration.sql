@@ -71,7 +71,7 @@ CREATE TABLE "costs"."reservations" (
 	"amount_nanos" bigint NOT NULL,
 	"budget_ids" uuid[] NOT NULL,
 	"subjects" text[] NOT NULL,
-	"window_starts" timestamp(3) with time zone[] NOT NULL,
+	"window_starts_at" timestamp(3) with time zone[] NOT NULL,
 	"shards" smallint[] NOT NULL,
 	"leased_until" timestamp(3) with time zone NOT NULL,
 	"created_at" timestamp(3) with time zone NOT NULL,
@@ -221,72 +221,76 @@ begin
   is_new := found;
 end $$;
 --> statement-breakpoint
--- managed: function costs.spread_quota(uuid, text, timestamptz, bigint)
-create or replace function costs.spread_quota(
-  budget uuid, window_subject text, window_start timestamptz, extra bigint)
+-- managed: function costs.spread_quota(uuid, text, timestamptz)
+create or replace function costs.spread_quota(budget uuid, window_subject text, window_start timestamptz)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   counters integer;
   free bigint;
 begin
-  select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) - extra into counters, free
+  select count(*), min(b.limit_nanos) - sum(w.spent_nanos + w.reserved_nanos) into counters, free
     from "costs"."budget_windows" w
     join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
     where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start;
   update "costs"."budget_windows" w
     set quota_nanos = w.spent_nanos + w.reserved_nanos + free / counters
-      + case w.shard when 0 then extra + free % counters else 0 end
+      + case w.shard when 0 then free % counters else 0 end
     where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start;
 end $$;
 --> statement-breakpoint
--- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
+-- managed: function costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean)
 create or replace function costs.add_to_shards(budget uuid, window_subject text, window_start timestamptz,
-  counters smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
+  counters smallint, preferred smallint, reserved bigint, spent bigint, is_free boolean, is_forced boolean)
 returns smallint language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   -- Where this session begins to look, so that not all begin at the same.
   first integer := pg_backend_pid() % counters;
-  picked smallint;
+  picked smallint := preferred;
   used bigint;
   most bigint;
 begin
-  select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
-    order by (w.shard - first + counters) % counters limit 1 for update skip locked;
-  if picked is null then
-    begin
+  begin
+    if picked is null then
       select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
-        order by (w.shard - first + counters) % counters limit 1 for update;
-      -- Gives up the row that was waited for in vain, since all are locked in their order.
-      if picked is null then
-        raise sqlstate 'PL001';
-      end if;
-    exception when sqlstate 'PL001' then null;
-    end;
-  end if;
-  if picked is null then
-    perform 1 from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start order by w.shard for update;
-    select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
-      from "costs"."budget_windows" w
-      join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
-      where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start;
-    if not is_forced and used + reserved + spent > most then
-      return null;
+        order by (w.shard - first + counters) % counters limit 1 for update skip locked;
     end if;
-    perform costs.spread_quota(budget, window_subject, window_start, reserved + spent);
-    picked := 0;
+    if picked is null then
+      select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
+        order by (w.shard - first + counters) % counters limit 1;
+    end if;
+    update "costs"."budget_windows" w
+      set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
+      where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start and w.shard = picked and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos);
+    if found then
+      return picked;
+    end if;
+    -- Gives up the rows that were locked in vain: to lock all of them in their order, none may be.
+    raise sqlstate 'PL001';
+  exception when sqlstate 'PL001' then null;
+  end;
+  perform 1 from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start order by w.shard for update;
+  select sum(w.spent_nanos + w.reserved_nanos), min(b.limit_nanos) into used, most
+    from "costs"."budget_windows" w
+    join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
+    where w.organization_id = organization and w.budget_id = budget
+      and w.subject = window_subject and w.starts_at = window_start;
+  if not is_forced and used + reserved + spent > most then
+    return null;
   end if;
+  picked := coalesce(preferred, 0);
   update "costs"."budget_windows" w
     set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
     where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start and w.shard = picked;
+  perform costs.spread_quota(budget, window_subject, window_start);
   return picked;
 end $$;
 --> statement-breakpoint
@@ -296,11 +300,11 @@ revoke execute on function costs.window_of(costs.budget_period, timestamptz, tex
 -- managed: grant costs.open_window(uuid, text, timestamptz)
 revoke execute on function costs.open_window(uuid, text, timestamptz) from public;
 --> statement-breakpoint
--- managed: grant costs.spread_quota(uuid, text, timestamptz, bigint)
-revoke execute on function costs.spread_quota(uuid, text, timestamptz, bigint) from public;
+-- managed: grant costs.spread_quota(uuid, text, timestamptz)
+revoke execute on function costs.spread_quota(uuid, text, timestamptz) from public;
 --> statement-breakpoint
--- managed: grant costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean)
-revoke execute on function costs.add_to_shards(uuid, text, timestamptz, smallint, bigint, bigint, boolean, boolean) from public;
+-- managed: grant costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean)
+revoke execute on function costs.add_to_shards(uuid, text, timestamptz, smallint, smallint, bigint, bigint, boolean, boolean) from public;
 --> statement-breakpoint
 -- managed: function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 create or replace function costs.raise_alerts(
@@ -321,8 +325,8 @@ begin
     on conflict do nothing;
 end $$;
 --> statement-breakpoint
--- managed: function costs.charge_budgets(json)
-create or replace function costs.charge_budgets(lines json)
+-- managed: function costs.charge_budgets(json, uuid)
+create or replace function costs.charge_budgets(lines json, settled uuid)
 returns table (id uuid, name text, scope costs.budget_scope, subject text, limit_nanos bigint, spent_nanos bigint,
   reserved_nanos bigint, starts_at timestamptz, ends_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -333,11 +337,12 @@ declare
   made text[] := '{}';
 begin
   for counter in
-    select c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
-      sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at
-    from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
-      cost_nanos bigint, occurred_at timestamptz)
-    cross join lateral (
+    with charges as (
+      select c.id, c.subject, c.starts_at, sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at,
+        c.is_lenient, c.shards
+      from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
+        cost_nanos bigint, occurred_at timestamptz)
+      cross join lateral (
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
       -- A budget for one subject takes the place of the one for each of its kind.
       b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
@@ -355,39 +360,51 @@ begin
     where b.organization_id = organization and (b.subject = s.subject or b.subject is null)
       and s.subject is not null
     order by b.id, s.subject, w.starts_at) c
-    where l.cost_nanos <> 0
-    -- Of windows that are not open yet it is not known which lines are in one.
-    group by c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
-      case when c.starts_at is null then l.occurred_at end
-    order by c.id, c.subject, coalesce(c.starts_at, min(l.occurred_at))
+      where l.cost_nanos <> 0
+      -- Of windows that are not open yet it is not known which lines are in one.
+      group by c.id, c.subject, c.starts_at, c.is_lenient, c.shards,
+        case when c.starts_at is null then l.occurred_at end
+    ), holds as (
+      select h.id, h.subject, h.starts_at, h.shard, r.amount_nanos as held from "costs"."reservations" r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards) h (id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = settled
+    )
+    select b.id, b.name, b.scope, b.limit_nanos, coalesce(c.shards, b.shards) as shards, coalesce(c.subject, h.subject) as subject,
+      coalesce(c.starts_at, h.starts_at) as starts_at, coalesce(c.is_lenient, true) as is_lenient, c.at,
+      coalesce(c.cost, 0) as cost, h.shard, coalesce(h.held, 0) as held
+    from charges c
+    full join holds h on h.id = c.id and h.subject = c.subject and h.starts_at = c.starts_at
+    join "costs"."budgets" b on b.organization_id = organization and b.id = coalesce(c.id, h.id)
+    order by 1, coalesce(c.subject, h.subject), coalesce(c.starts_at, h.starts_at, c.at)
   loop
-    spent_nanos := null;
     if counter.starts_at is null then
       select * into opened from costs.open_window(counter.id, counter.subject, counter.at);
       counter.starts_at := opened.window_start;
-      counter.ends_at := opened.window_end;
       if opened.is_new then
         made := made || concat_ws(' ', counter.id, counter.subject, counter.starts_at);
       end if;
     end if;
     -- What was made here has all the lines in it.
-    if counter.shards = 1 and not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
-      update "costs"."budget_windows" w set spent_nanos = w.spent_nanos + counter.cost
+    if concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+      counter.cost := 0;
+    end if;
+    if counter.shards = 1 then
+      update "costs"."budget_windows" w
+        set spent_nanos = w.spent_nanos + counter.cost, reserved_nanos = w.reserved_nanos - counter.held
         where w.organization_id = organization and w.budget_id = counter.id
       and w.subject = counter.subject and w.starts_at = counter.starts_at and w.shard = 0
-        returning w.spent_nanos, w.reserved_nanos into spent_nanos, reserved_nanos;
-      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, spent_nanos - counter.cost, spent_nanos)
-        where spent_nanos * 100.0 >= counter.limit_nanos::numeric;
+        returning w.spent_nanos, w.reserved_nanos, w.ends_at into spent_nanos, reserved_nanos, ends_at;
     else
-      if not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
-        perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, 0, counter.cost,
-          counter.is_lenient or counter.cost < 0, true);
-      end if;
-      select sum(w.spent_nanos), sum(w.reserved_nanos) into spent_nanos, reserved_nanos
+      perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, counter.shard,
+        -counter.held, counter.cost, counter.is_lenient or counter.cost < counter.held, true);
+      select sum(w.spent_nanos), sum(w.reserved_nanos), max(w.ends_at) into spent_nanos, reserved_nanos, ends_at
         from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = counter.id
       and w.subject = counter.subject and w.starts_at = counter.starts_at;
-      -- What another session adds at once is not seen here, so that any threshold may have been passed.
-      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, null, spent_nanos);
+    end if;
+    -- What another session adds to another counter at once is not seen here: each threshold may have been passed.
+    if spent_nanos * 100.0 >= counter.limit_nanos then
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at,
+        case when counter.shards = 1 and counter.cost > 0 then spent_nanos - counter.cost end, spent_nanos);
     end if;
     if not counter.is_lenient and spent_nanos + reserved_nanos > counter.limit_nanos then
       id := counter.id;
@@ -396,7 +413,6 @@ begin
       subject := counter.subject;
       limit_nanos := counter.limit_nanos;
       starts_at := counter.starts_at;
-      ends_at := counter.ends_at;
       return next;
     end if;
   end loop;
@@ -465,7 +481,7 @@ begin
         found_window.scope, 0, 0, 0, found_window.ends_at
       from generate_series(found_window.last_shard + 1, new_shards - 1) s
       on conflict do nothing;
-    perform costs.spread_quota(change_budget.budget_id, found_window.subject, found_window.starts_at, 0);
+    perform costs.spread_quota(change_budget.budget_id, found_window.subject, found_window.starts_at);
     perform costs.raise_alerts(change_budget.budget_id, found_window.subject, found_window.starts_at, null,
       found_window.spent);
   end loop;
@@ -528,11 +544,11 @@ end $$;
 -- managed: grant costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)
 revoke execute on function costs.raise_alerts(uuid, text, timestamptz, bigint, bigint) from public;
 --> statement-breakpoint
--- managed: grant costs.charge_budgets(json)
-revoke execute on function costs.charge_budgets(json) from public;
+-- managed: grant costs.charge_budgets(json, uuid)
+revoke execute on function costs.charge_budgets(json, uuid) from public;
 --> statement-breakpoint
--- managed: grant costs.charge_budgets(json) to plinth_app
-grant execute on function costs.charge_budgets(json) to plinth_app;
+-- managed: grant costs.charge_budgets(json, uuid) to plinth_app
+grant execute on function costs.charge_budgets(json, uuid) to plinth_app;
 --> statement-breakpoint
 -- managed: grant costs.open_budget(uuid)
 revoke execute on function costs.open_budget(uuid) from public;
@@ -574,7 +590,7 @@ begin
   perform 1 from "costs"."budget_windows" w join (
       select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
       from "costs"."reservations" r
-      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards)
         h (budget_id, subject, starts_at, shard)
       where r.organization_id = organization and r.id = any (reservation_ids)
       group by 1, 2, 3, 4) h on w.organization_id = organization and w.budget_id = h.budget_id and w.subject = h.subject
@@ -584,7 +600,7 @@ begin
     from (
       select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
       from "costs"."reservations" r
-      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards)
         h (budget_id, subject, starts_at, shard)
       where r.organization_id = organization and r.id = any (reservation_ids)
       group by 1, 2, 3, 4) h where w.organization_id = organization and w.budget_id = h.budget_id and w.subject = h.subject
@@ -624,7 +640,7 @@ begin
     select r.leased_until, sum(r.amount_nanos) over (order by r.leased_until, r.id) as freed
     from "costs"."reservations" r
     where r.organization_id = organization and r.state = 'held' and exists (
-      select from unnest(r.budget_ids, r.subjects, r.window_starts) h (budget_id, subject, starts_at)
+      select from unnest(r.budget_ids, r.subjects, r.window_starts_at) h (budget_id, subject, starts_at)
       where h.budget_id = (budget ->> 'id')::uuid and h.subject = budget ->> 'subject'
         and h.starts_at = (budget ->> 'startsAt')::timestamptz)) f
     where f.freed >= excess;
@@ -684,7 +700,7 @@ begin
         select h.budget_id, h.subject, h.starts_at from (
       select h.budget_id, h.subject, h.starts_at, h.shard, sum(r.amount_nanos)::bigint as amount
       from "costs"."reservations" r
-      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts, r.shards)
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards)
         h (budget_id, subject, starts_at, shard)
       where r.organization_id = organization and r.id = any (expired_ids)
       group by 1, 2, 3, 4) h)
@@ -723,7 +739,7 @@ begin
           and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
         returning w.shard into picked;
     else
-      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, amount, 0,
+      picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, null, amount, 0,
         counter.is_lenient, counter.is_lenient);
     end if;
     if picked is not null then
@@ -746,7 +762,7 @@ begin
   is_granted := blocked is null;
   if is_granted then
     insert into "costs"."reservations" (organization_id, id, user_id, project_id, provider, model, amount_nanos,
-        budget_ids, subjects, window_starts, shards, leased_until, created_at)
+        budget_ids, subjects, window_starts_at, shards, leased_until, created_at)
       values (organization, reservation, member, project, model_provider, model_name, amount,
         budget_ids, subjects, starts, shards, reserve.leased_until, reserve.created_at);
   else
@@ -761,37 +777,31 @@ end $$;
 --> statement-breakpoint
 -- managed: function costs.resolve_reservation(uuid, costs.reservation_state)
 create or replace function costs.resolve_reservation(reservation uuid, outcome "costs"."reservation_state",
-  out is_late boolean, out user_id uuid, out project_id uuid, out provider text, out model text,
-  out amount_nanos bigint, out created_at timestamptz)
+  out was "costs"."reservation_state", out is_late boolean, out user_id uuid, out project_id uuid, out provider text,
+  out model text, out amount_nanos bigint, out created_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   at timestamptz := clock_timestamp();
-  found_one "costs"."reservations";
 begin
-  select * into found_one from "costs"."reservations" r
+  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= at), r.user_id, r.project_id,
+      r.provider, r.model, r.amount_nanos, r.created_at
+    into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at
+    from "costs"."reservations" r
     where r.organization_id = organization and r.id = reservation and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false) for update;
   if not found then
     raise exception 'reservation % not found', reservation
       using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
-  elsif (outcome = 'settled' and found_one.state = 'released')
-      or (outcome = 'released' and found_one.state = 'settled') then
-    raise exception 'reservation % is % already', reservation, found_one.state
-      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || found_one.state,
+  elsif (outcome = 'settled' and was = 'released') or (outcome = 'released' and was = 'settled') then
+    raise exception 'reservation % is % already', reservation, was
+      using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.reservation.' || was,
         hint = reservation::text;
-  elsif found_one.state = 'held' then
+  elsif outcome = 'released' and was = 'held' then
     perform costs.give_back(array[reservation], outcome);
-  elsif found_one.state = 'expired' and outcome = 'settled' then
+  elsif outcome = 'settled' and was <> 'settled' then
     update "costs"."reservations" r set state = outcome, resolved_at = at
       where r.organization_id = organization and r.id = reservation;
   end if;
-  is_late := found_one.state = 'expired' or (found_one.state = 'held' and found_one.leased_until <= at);
-  user_id := found_one.user_id;
-  project_id := found_one.project_id;
-  provider := found_one.provider;
-  model := found_one.model;
-  amount_nanos := found_one.amount_nanos;
-  created_at := found_one.created_at;
 end $$;
 --> statement-breakpoint
 -- managed: function costs.extend_reservation(uuid, integer)

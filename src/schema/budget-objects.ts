@@ -1,6 +1,13 @@
 import { sql } from 'drizzle-orm'
 import { countersOf, ofWindow, subjectOf } from './budget-windows.ts'
-import { budgetAlerts, budgets, budgetWindows, isOwnCounter, usageEvents } from './costs.ts'
+import {
+  budgetAlerts,
+  budgets,
+  budgetWindows,
+  isOwnCounter,
+  reservations,
+  usageEvents,
+} from './costs.ts'
 import { organizations } from './identity.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization } from './policies.ts'
@@ -38,13 +45,14 @@ const line = {
 const ofCounter = sql`${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}`
 
 /**
- * Counts lines that were written into the ledger, whatever the limits, and raises the alerts. Returns the windows
- * of blocking budgets of which more is spent and reserved now than their limit.
+ * Counts lines that were written into the ledger, whatever the limits, gives back what the reservation holds that
+ * they settle, and raises the alerts. Returns the windows of blocking budgets of which more is spent and reserved
+ * now than their limit.
  */
 const chargeBudgets = managedFunction(
-  'costs.charge_budgets(json)',
+  'costs.charge_budgets(json, uuid)',
   sql`
-create or replace function costs.charge_budgets(lines json)
+create or replace function costs.charge_budgets(lines json, settled uuid)
 returns table (id uuid, name text, scope costs.budget_scope, subject text, limit_nanos bigint, spent_nanos bigint,
   reserved_nanos bigint, starts_at timestamptz, ends_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -55,42 +63,55 @@ declare
   made text[] := '{}';
 begin
   for counter in
-    select c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
-      sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at
-    from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
-      cost_nanos bigint, occurred_at timestamptz)
-    cross join lateral (${countersOf(line)}) c
-    where l.cost_nanos <> 0
-    -- Of windows that are not open yet it is not known which lines are in one.
-    group by c.id, c.name, c.scope, c.shards, c.limit_nanos, c.subject, c.starts_at, c.ends_at, c.is_lenient,
-      case when c.starts_at is null then l.occurred_at end
-    order by c.id, c.subject, coalesce(c.starts_at, min(l.occurred_at))
+    with charges as (
+      select c.id, c.subject, c.starts_at, sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at,
+        c.is_lenient, c.shards
+      from json_to_recordset(lines) l (user_id uuid, project_id uuid, provider text, model text,
+        cost_nanos bigint, occurred_at timestamptz)
+      cross join lateral (${countersOf(line)}) c
+      where l.cost_nanos <> 0
+      -- Of windows that are not open yet it is not known which lines are in one.
+      group by c.id, c.subject, c.starts_at, c.is_lenient, c.shards,
+        case when c.starts_at is null then l.occurred_at end
+    ), holds as (
+      select h.id, h.subject, h.starts_at, h.shard, r.amount_nanos as held from ${reservations} r
+      cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards) h (id, subject, starts_at, shard)
+      where r.organization_id = organization and r.id = settled
+    )
+    select b.id, b.name, b.scope, b.limit_nanos, coalesce(c.shards, b.shards) as shards, coalesce(c.subject, h.subject) as subject,
+      coalesce(c.starts_at, h.starts_at) as starts_at, coalesce(c.is_lenient, true) as is_lenient, c.at,
+      coalesce(c.cost, 0) as cost, h.shard, coalesce(h.held, 0) as held
+    from charges c
+    full join holds h on h.id = c.id and h.subject = c.subject and h.starts_at = c.starts_at
+    join ${budgets} b on b.organization_id = organization and b.id = coalesce(c.id, h.id)
+    order by 1, coalesce(c.subject, h.subject), coalesce(c.starts_at, h.starts_at, c.at)
   loop
-    spent_nanos := null;
     if counter.starts_at is null then
       select * into opened from costs.open_window(counter.id, counter.subject, counter.at);
       counter.starts_at := opened.window_start;
-      counter.ends_at := opened.window_end;
       if opened.is_new then
         made := made || concat_ws(' ', counter.id, counter.subject, counter.starts_at);
       end if;
     end if;
     -- What was made here has all the lines in it.
-    if counter.shards = 1 and not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
-      update ${budgetWindows} w set spent_nanos = w.spent_nanos + counter.cost
+    if concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
+      counter.cost := 0;
+    end if;
+    if counter.shards = 1 then
+      update ${budgetWindows} w
+        set spent_nanos = w.spent_nanos + counter.cost, reserved_nanos = w.reserved_nanos - counter.held
         where ${ofCounter} and w.shard = 0
-        returning w.spent_nanos, w.reserved_nanos into spent_nanos, reserved_nanos;
-      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, spent_nanos - counter.cost, spent_nanos)
-        where spent_nanos * 100.0 >= counter.limit_nanos::numeric;
+        returning w.spent_nanos, w.reserved_nanos, w.ends_at into spent_nanos, reserved_nanos, ends_at;
     else
-      if not concat_ws(' ', counter.id, counter.subject, counter.starts_at) = any (made) then
-        perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, 0, counter.cost,
-          counter.is_lenient or counter.cost < 0, true);
-      end if;
-      select sum(w.spent_nanos), sum(w.reserved_nanos) into spent_nanos, reserved_nanos
+      perform costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, counter.shard,
+        -counter.held, counter.cost, counter.is_lenient or counter.cost < counter.held, true);
+      select sum(w.spent_nanos), sum(w.reserved_nanos), max(w.ends_at) into spent_nanos, reserved_nanos, ends_at
         from ${budgetWindows} w where ${ofCounter};
-      -- What another session adds at once is not seen here, so that any threshold may have been passed.
-      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at, null, spent_nanos);
+    end if;
+    -- What another session adds to another counter at once is not seen here: each threshold may have been passed.
+    if spent_nanos * 100.0 >= counter.limit_nanos then
+      perform costs.raise_alerts(counter.id, counter.subject, counter.starts_at,
+        case when counter.shards = 1 and counter.cost > 0 then spent_nanos - counter.cost end, spent_nanos);
     end if;
     if not counter.is_lenient and spent_nanos + reserved_nanos > counter.limit_nanos then
       id := counter.id;
@@ -99,7 +120,6 @@ begin
       subject := counter.subject;
       limit_nanos := counter.limit_nanos;
       starts_at := counter.starts_at;
-      ends_at := counter.ends_at;
       return next;
     end if;
   end loop;
@@ -174,7 +194,7 @@ begin
         found_window.scope, 0, 0, 0, found_window.ends_at
       from generate_series(found_window.last_shard + 1, new_shards - 1) s
       on conflict do nothing;
-    perform costs.spread_quota(change_budget.budget_id, found_window.subject, found_window.starts_at, 0);
+    perform costs.spread_quota(change_budget.budget_id, found_window.subject, found_window.starts_at);
     perform costs.raise_alerts(change_budget.budget_id, found_window.subject, found_window.starts_at, null,
       found_window.spent);
   end loop;
@@ -257,7 +277,7 @@ export const budgetObjects = [
   budgetStatus,
   currentWindow,
   managedInner('costs.raise_alerts(uuid, text, timestamptz, bigint, bigint)'),
-  ...managedExecute('costs.charge_budgets(json)', 'plinth_app'),
+  ...managedExecute('costs.charge_budgets(json, uuid)', 'plinth_app'),
   ...managedExecute('costs.open_budget(uuid)', 'plinth_app'),
   ...managedExecute('costs.change_budget(uuid, bigint, smallint)', 'plinth_app'),
   ...managedExecute('costs.raise_missed_alerts()', 'plinth_app'),

@@ -1,0 +1,323 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as pause } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { sql } from 'drizzle-orm'
+import { afterAll, describe, expect, test } from 'vitest'
+import { type Connection, connect, only, rowsOf } from '../../src/database.ts'
+import { ConnectionError, LockError, ReservationError } from '../../src/errors.ts'
+import { listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
+import {
+  budgetDrift,
+  budgetStatus,
+  type CreateBudgetOptions,
+  updateBudget,
+} from '../../src/queries/budgets.ts'
+import { recordUsage } from '../../src/queries/costs.ts'
+import {
+  expireReservations,
+  getReservation,
+  type ReserveOutcome,
+  release,
+  reserve,
+  settle,
+} from '../../src/queries/reservations.ts'
+import { inTenant, type Scope } from '../../src/tenant.ts'
+import { makeBudget } from '../../src/testing/costs.ts'
+import { joinScope, makeScope } from '../../src/testing/factories.ts'
+import { adminUrl, owner, url } from '../support/database.ts'
+import { makePgbouncer } from '../support/pgbouncer.ts'
+
+// PGlite has one session: nothing of this could go wrong on it.
+
+const call = { provider: 'test', model: 'test-model' }
+const pooler = url ? await makePgbouncer(url) : undefined
+const pool = url ? await connect(url, { maxConnections: 50 }) : undefined
+const pooled = pooler
+  ? await connect(pooler.url, { maxConnections: 50, prepare: false })
+  : undefined
+afterAll(async () => {
+  await pool?.close()
+  await pooled?.close()
+  await pooler?.close()
+})
+
+const of = (connection: Connection | undefined): Connection => {
+  if (!connection) throw new Error('no server')
+  return connection
+}
+
+/** A whole number below `below`, the same for a seed (mulberry32). */
+function random(seed: number) {
+  let state = seed
+  return (below: number) => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) % below
+  }
+}
+
+const budgeted = async (db: Connection, budget: Partial<CreateBudgetOptions>): Promise<Scope> => {
+  const scope = await makeScope(db)
+  await inTenant(db, scope, (tenant) => makeBudget(tenant, budget))
+  return scope
+}
+
+const reserveOne = (db: Connection, scope: Scope, amountNanos = 7n, leaseMs = 600_000) =>
+  inTenant(db, scope, (tenant) => reserve(tenant, { ...call, amountNanos, leaseMs }))
+
+const idsOf = (outcomes: readonly ReserveOutcome[]) =>
+  outcomes.flatMap((outcome) => (outcome.granted ? [outcome.reservation.id] : []))
+
+const checked = (db: Connection, scope: Scope) =>
+  inTenant(db, scope, async (tenant) => ({
+    status: await budgetStatus(tenant),
+    drift: await budgetDrift(tenant),
+  }))
+
+describe.skipIf(!url)('1,000 reservations through a pool of 50', () => {
+  const ways = { 'the server': () => of(pool), pgbouncer: () => of(pooled) }
+  const cases = Object.entries(ways).flatMap(([way, db]) =>
+    [1, 2, 3].flatMap((seed) => [1, 8].map((shards) => ({ way, db, seed, shards }))),
+  )
+
+  test.each(cases)('grant exactly the limit by $way, $shards counters, seed $seed', async (one) => {
+    const db = one.db()
+    const next = random(one.seed)
+    // Of several sizes: what is left at the end is less than the smallest that was refused.
+    const amounts = Array.from({ length: 1_000 }, () => BigInt(1 + next(13)))
+    const limitNanos = 700n
+    const scope = await budgeted(db, { limitNanos, shards: one.shards })
+    const outcomes = await Promise.all(amounts.map((amount) => reserveOne(db, scope, amount)))
+
+    const granted = outcomes.reduce(
+      (sum, outcome) => sum + (outcome.granted ? outcome.reservation.amountNanos : 0n),
+      0n,
+    )
+    const { status, drift } = await checked(db, scope)
+    expect(status).toMatchObject([{ reservedNanos: granted }])
+    expect(drift).toEqual([])
+    expect(granted).toBeLessThanOrEqual(limitNanos)
+    const refused = outcomes.flatMap((outcome) => (outcome.granted ? [] : [outcome.amountNanos]))
+    const smallest = refused.reduce((least, amount) => (amount < least ? amount : least))
+    expect(limitNanos - granted).toBeLessThan(smallest)
+  })
+
+  test('of a member who has no counter yet, within the organization’s limit too', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { name: 'all', limitNanos: 1_000n })
+    await inTenant(db, scope, (tenant) =>
+      makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 700n, period: 'day' }),
+    )
+    const member = await joinScope(db, scope)
+    const outcomes = await Promise.all(Array.from({ length: 1_000 }, () => reserveOne(db, member)))
+
+    expect(idsOf(outcomes)).toHaveLength(100)
+    const { status, drift } = await checked(db, scope)
+    expect(status.map(({ reservedNanos }) => reservedNanos)).toEqual([700n, 700n])
+    expect(drift).toEqual([])
+  })
+})
+
+describe.skipIf(!url)('a reservation', () => {
+  test('is settled or released, once, when both are asked for at once', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 1_000n })
+    const ids = idsOf(
+      await Promise.all(Array.from({ length: 100 }, () => reserveOne(db, scope, 10n))),
+    )
+    expect(ids).toHaveLength(100)
+    const results = await Promise.all(
+      ids.map((id) =>
+        Promise.allSettled([
+          inTenant(db, scope, (tenant) => settle(tenant, { id, costNanos: 4n })),
+          inTenant(db, scope, (tenant) => release(tenant, id)),
+          inTenant(db, scope, (tenant) => settle(tenant, { id, costNanos: 4n })),
+        ]),
+      ),
+    )
+    let settled = 0n
+    for (const [one, released, other] of results) {
+      expect(one.status).toBe(other.status)
+      expect(released.status).not.toBe(one.status)
+      for (const result of [one, released]) {
+        if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(ReservationError)
+      }
+      if (one.status === 'fulfilled') settled += 1n
+    }
+    const { status, drift } = await checked(db, scope)
+    expect(status).toMatchObject([{ spentNanos: settled * 4n, reservedNanos: 0n }])
+    expect(drift).toEqual([])
+  })
+
+  test('of a process that is killed gives its capacity back when the lease ends', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 10n })
+    const child = fork(fileURLToPath(new URL('../support/reserve-child.ts', import.meta.url)), {
+      execArgv: ['--import', 'tsx'],
+      env: { ...process.env, RESERVE: JSON.stringify({ url, scope, leaseMs: 1_500 }) },
+    })
+    const [message] = await once(child, 'message')
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+
+    const { id, leasedUntil } = JSON.parse(String(message))
+    const refused = await reserveOne(db, scope, 10n)
+    expect(refused).toMatchObject({ granted: false, freesUpAt: new Date(leasedUntil) })
+    const again = async () => {
+      const { now } = only(await rowsOf<{ now: string }>(db, sql`select clock_timestamp() as now`))
+      const outcome = await reserveOne(db, scope, 10n)
+      return { now: new Date(now), granted: outcome.granted }
+    }
+    // Never before, and at once after.
+    for (;;) {
+      const { now, granted } = await again()
+      if (granted) break
+      expect(now.getTime()).toBeLessThanOrEqual(new Date(leasedUntil).getTime())
+      await pause(20)
+    }
+    const read = await inTenant(db, scope, (tenant) => getReservation(tenant, id))
+    expect(read).toMatchObject({ state: 'expired' })
+    expect(read.resolvedAt?.getTime()).toBeGreaterThanOrEqual(new Date(leasedUntil).getTime())
+    expect((await checked(db, scope)).drift).toEqual([])
+  })
+})
+
+describe.skipIf(!adminUrl)('under load', () => {
+  /** Ends the windows of an organization soon, as the clock would. */
+  const endWindows = (scope: Scope, afterMs: number) =>
+    rowsOf(
+      owner,
+      sql`update costs.budget_windows
+        set ends_at = date_trunc('milliseconds', clock_timestamp()) + ${afterMs} * interval '1 millisecond'
+        where organization_id = ${scope.organizationId}`,
+    )
+
+  test.each([1, 4])(
+    'the edge of a window lets nothing through, with %i counters',
+    async (shards) => {
+      const db = of(pool)
+      const limitNanos = 400n
+      const scope = await budgeted(db, { limitNanos, shards, period: 'month' })
+      await endWindows(scope, 700)
+      const end = performance.now() + 1_600
+      const next = random(7 + shards)
+      const worker = async () => {
+        while (performance.now() < end) {
+          const outcome = await reserveOne(db, scope, BigInt(1 + next(40)))
+          if (!outcome.granted) await pause(next(30))
+          else if (next(3) > 0) {
+            await pause(next(10))
+            const { id, amountNanos } = outcome.reservation
+            await inTenant(db, scope, (tenant) =>
+              settle(tenant, { id, costNanos: amountNanos - 1n }),
+            )
+          }
+        }
+      }
+      await Promise.all(Array.from({ length: 16 }, worker))
+      const windows = await rowsOf<{ used: string; shards: number }>(
+        owner,
+        sql`select sum(spent_nanos + reserved_nanos)::text as used, count(*)::int as shards
+        from costs.budget_windows where organization_id = ${scope.organizationId} group by starts_at`,
+      )
+      expect(windows).toHaveLength(2)
+      for (const { used } of windows) {
+        expect(Number(used)).toBeGreaterThan(300)
+        expect(Number(used)).toBeLessThanOrEqual(Number(limitNanos))
+      }
+      expect((await checked(db, scope)).drift).toEqual([])
+    },
+  )
+
+  test.each([1, 4])(
+    'the counters are the ledger after any chaos, with %i of them',
+    async (shards) => {
+      const db = of(pool)
+      const scope = await budgeted(db, { name: 'all', limitNanos: 5_000n, shards, period: 'hour' })
+      const members = [scope, await joinScope(db, scope), await joinScope(db, scope, 'viewer')]
+      const budgetId = await inTenant(db, scope, async (tenant) => {
+        await makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 3_000n, shards })
+        await makeBudget(tenant, {
+          name: 'model',
+          scope: 'model',
+          limitNanos: 9_000n,
+          mode: 'warn',
+        })
+        return (await budgetStatus(tenant))[0]?.budgetId ?? ''
+      })
+      const next = random(11 * shards)
+      const failures: unknown[] = []
+      const end = performance.now() + 4_000
+      const worker = async () => {
+        const held: { scope: Scope; id: string }[] = []
+        while (performance.now() < end) {
+          const member = members[next(members.length)] as Scope
+          const dice = next(100)
+          const work = async () => {
+            if (dice < 50) {
+              const leaseMs = next(4) === 0 ? 100 : 60_000
+              const outcome = await reserveOne(db, member, BigInt(next(90)), leaseMs)
+              if (outcome.granted) held.push({ scope: member, id: outcome.reservation.id })
+            } else if (dice < 80) {
+              const one = held.shift()
+              if (!one) return
+              await inTenant(db, one.scope, async (tenant) => {
+                if (dice < 60) await release(tenant, one.id)
+                else await settle(tenant, { id: one.id, costNanos: BigInt(next(120)) })
+              })
+            } else if (dice < 90) {
+              await inTenant(db, member, (tenant) =>
+                recordUsage(tenant, { ...call, operation: 'chat', costNanos: BigInt(next(50)) }),
+              )
+            } else if (dice < 95) {
+              await inTenant(db, scope, (tenant) => expireReservations(tenant))
+            } else if (dice < 98) {
+              await inTenant(db, scope, (tenant) =>
+                updateBudget(tenant, { id: budgetId, limitNanos: BigInt(4_000 + next(4_000)) }),
+              )
+            } else {
+              // Half of a transaction that dies with its connection.
+              await rowsOf(
+                owner,
+                sql`select pg_terminate_backend(pid) from pg_stat_activity
+                where datname = current_database() and usename = 'plinth_test_login' and query like '%costs.%'
+                order by random() limit 1`,
+              )
+            }
+          }
+          await work().catch((error) => failures.push(error))
+        }
+      }
+      await Promise.all(Array.from({ length: 24 }, worker))
+
+      // What is lost with its connection is not half done, and nothing else goes wrong.
+      expect(failures.filter((error) => !(error instanceof ConnectionError)).map(String)).toEqual(
+        [],
+      )
+      expect(failures.some((error) => error instanceof LockError)).toBe(false)
+      const { status, drift } = await checked(db, scope)
+      expect(drift).toEqual([])
+      expect(status.length).toBeGreaterThanOrEqual(5)
+    },
+  )
+
+  test('an alert is raised once for each threshold', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 1_000n, thresholds: [10, 50, 100] })
+    await Promise.all(
+      Array.from({ length: 200 }, () =>
+        inTenant(db, scope, (tenant) =>
+          recordUsage(tenant, { ...call, operation: 'chat', costNanos: 10n }),
+        ),
+      ),
+    )
+    const alerts = await inTenant(db, scope, (tenant) => listBudgetAlerts(tenant))
+    expect(alerts.map(({ threshold, spentNanos }) => [threshold, spentNanos]).toSorted()).toEqual([
+      [10, 100n],
+      [100, 1_000n],
+      [50, 500n],
+    ])
+  })
+})

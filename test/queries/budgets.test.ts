@@ -1,0 +1,346 @@
+import { sql } from 'drizzle-orm'
+import { describe, expect } from 'vitest'
+import { rowsOf } from '../../src/database.ts'
+import {
+  ConstraintError,
+  ForbiddenError,
+  NotFoundError,
+  ValidationError,
+} from '../../src/errors.ts'
+import { drainBudgetAlerts, sweepReservations } from '../../src/lifecycle/budgets.ts'
+import { claimBudgetAlerts, listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
+import {
+  budgetDrift,
+  budgetStatus,
+  type CreateBudgetOptions,
+  createBudget,
+  getBudget,
+  listBudgets,
+  removeBudget,
+  updateBudget,
+} from '../../src/queries/budgets.ts'
+import { recordUsage, recordUsages } from '../../src/queries/costs.ts'
+import { forecast, forecastBudget } from '../../src/queries/forecast.ts'
+import { updateOrganization } from '../../src/queries/identity.ts'
+import { reserve } from '../../src/queries/reservations.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
+import { inTenant, type Tenant } from '../../src/tenant.ts'
+import { makeBudget } from '../../src/testing/costs.ts'
+import { joinScope, makeScope } from '../../src/testing/factories.ts'
+import { test, url } from '../support/database.ts'
+
+const call = { provider: 'test', model: 'test-model' }
+const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
+  recordUsage(tenant, { ...call, operation: 'chat', costNanos, ...(occurredAt && { occurredAt }) })
+
+describe('a budget', () => {
+  test('is made, read, listed, changed and removed', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const made = await createBudget(tenant, { name: 'month', period: 'month', limitNanos: 5n })
+      expect(made).toMatchObject({
+        ...{
+          scope: 'organization',
+          subject: null,
+          mode: 'block',
+          thresholds: [80, 100],
+          shards: 1,
+        },
+      })
+      const other = await makeBudget(tenant, { scope: 'model', subject: 'openai/gpt-4o' })
+      expect(await listBudgets(tenant)).toEqual([made, other])
+      expect(await listBudgets(tenant, { after: made.id })).toEqual([other])
+      expect(await listBudgets(tenant, { scope: 'organization' })).toEqual([made])
+      const changed = await updateBudget(tenant, { id: made.id, limitNanos: 7n, thresholds: [50] })
+      expect(changed).toMatchObject({ limitNanos: 7n, thresholds: [50], name: 'month' })
+      expect(await getBudget(tenant, made.id)).toEqual(changed)
+      await removeBudget(tenant, made.id)
+      await expect(getBudget(tenant, made.id)).rejects.toThrow(NotFoundError)
+      expect(await budgetStatus(tenant)).toHaveLength(1)
+    })
+  })
+
+  test('is an admin’s to make and to change, and every member’s to read', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss, 'editor')
+    const { id } = await inTenant(db, boss, (tenant) => makeBudget(tenant))
+    const trying = (work: (tenant: Tenant) => Promise<unknown>) =>
+      expect(inTenant(db, member, work)).rejects
+    await trying((tenant) => makeBudget(tenant)).toThrow(ForbiddenError)
+    await trying((tenant) => updateBudget(tenant, { id, limitNanos: 0n })).toThrow(NotFoundError)
+    await trying((tenant) => removeBudget(tenant, id)).toThrow(NotFoundError)
+    await trying((tenant) => budgetDrift(tenant)).toThrow(ForbiddenError)
+    expect(await inTenant(db, member, (tenant) => getBudget(tenant, id))).toMatchObject({ id })
+    expect(await inTenant(db, member, (tenant) => claimBudgetAlerts(tenant))).toEqual([])
+  })
+
+  test('has a name of its own', async ({ db }) => {
+    const scope = await makeScope(db)
+    await expect(
+      inTenant(db, scope, async (tenant) => {
+        await makeBudget(tenant, { name: 'x' })
+        await makeBudget(tenant, { name: 'x' })
+      }),
+    ).rejects.toThrow(ConstraintError)
+  })
+
+  const refused: Partial<Record<keyof CreateBudgetOptions, unknown>>[] = [
+    { name: '' },
+    { limitNanos: -1n },
+    { limitNanos: 5 },
+    { period: 'week' },
+    { mode: 'maybe' },
+    { scope: 'user', subject: 'x' },
+    { scope: 'model', subject: 'gpt' },
+    { subject: uuidV7() },
+    { thresholds: [80, 80] },
+    { thresholds: [0] },
+    { thresholds: [Number.NaN] },
+    { thresholds: Array(21).fill(1) },
+    { shards: 0 },
+    { shards: 65 },
+  ]
+  test.for(refused)('is refused before any SQL with %o', async (options, { db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await expect(makeBudget(tenant, options as Partial<CreateBudgetOptions>)).rejects.toThrow(
+        ValidationError,
+      )
+      await makeBudget(tenant)
+    })
+  })
+
+  test('can be raised, lowered and spread over more counters while a period goes on', async ({
+    db,
+  }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id } = await makeBudget(tenant, { limitNanos: 100n })
+      const reserving = async (amountNanos: bigint) =>
+        (await reserve(tenant, { ...call, amountNanos })).granted
+      await spending(tenant, 60n)
+      await updateBudget(tenant, { id, limitNanos: 200n, shards: 8 })
+      expect(await budgetDrift(tenant)).toEqual([])
+      expect(await reserving(141n)).toBe(false)
+      expect(await reserving(140n)).toBe(true)
+      await updateBudget(tenant, { id, limitNanos: 50n })
+      expect(await reserving(1n)).toBe(false)
+      await updateBudget(tenant, { id, limitNanos: 201n })
+      expect(await reserving(2n)).toBe(false)
+      expect(await reserving(1n)).toBe(true)
+      await expect(updateBudget(tenant, { id, shards: 2 })).rejects.toThrow(/keeps them/)
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
+  })
+
+  test('of each user blocks again when the one that took its place is removed', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 10n, shards: 4 })
+      const { id } = await makeBudget(tenant, {
+        scope: 'user',
+        subject: scope.userId,
+        limitNanos: 100n,
+      })
+      expect(await reserve(tenant, { ...call, amountNanos: 9n })).toMatchObject({ granted: true })
+      expect(await reserve(tenant, { ...call, amountNanos: 90n })).toMatchObject({ granted: true })
+      await removeBudget(tenant, id)
+      expect(await reserve(tenant, { ...call, amountNanos: 1n })).toMatchObject({
+        blockedBy: [{ name: 'each' }],
+      })
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
+  })
+})
+
+describe('a window', () => {
+  test('begins and ends with the day and the month of the organization’s time zone', async ({
+    db,
+  }) => {
+    const scope = await makeScope(db)
+    await updateOrganization(db, { id: scope.organizationId, timeZone: 'Asia/Kathmandu' })
+    await inTenant(db, scope, async (tenant) => {
+      for (const period of ['hour', 'day', 'month', 'total'] as const) {
+        await makeBudget(tenant, { name: period, period })
+      }
+      const [hour, day, month, total] = await budgetStatus(tenant)
+      const local = (date: Date | null | undefined) =>
+        date?.toLocaleString('sv', { timeZone: 'Asia/Kathmandu' }) ?? ''
+      expect(local(hour?.startsAt)).toMatch(/:00:00$/)
+      expect(local(day?.startsAt)).toMatch(/ 00:00:00$/)
+      expect(local(month?.startsAt)).toMatch(/-01 00:00:00$/)
+      expect(local(month?.endsAt)).toMatch(/-01 00:00:00$/)
+      expect(total).toMatchObject({ endsAt: null })
+    })
+  })
+
+  test.skipIf(url)('has 23 hours on the day when clocks are put forward', async ({ db }) => {
+    const [day] = await rowsOf<{ starts_at: string; ends_at: string }>(
+      db,
+      sql`select * from costs.window_of('day', '2026-03-29 12:00+00', 'Europe/Berlin')`,
+    )
+    expect(new Date(day?.starts_at ?? '')).toEqual(new Date('2026-03-28T23:00Z'))
+    expect(new Date(day?.ends_at ?? '')).toEqual(new Date('2026-03-29T22:00Z'))
+  })
+
+  test('counts calls of before and after it in theirs', async ({ db }) => {
+    const scope = await makeScope(db)
+    await rowsOf(
+      db,
+      sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
+    )
+    const days = (count: number) => new Date(Date.now() - count * 86_400_000)
+    await inTenant(db, scope, async (tenant) => {
+      await spending(tenant, 1n, days(2))
+      await makeBudget(tenant, { period: 'day', limitNanos: 100n })
+      await recordUsages(tenant, [
+        { ...call, operation: 'chat', costNanos: 2n, occurredAt: days(2) },
+        { ...call, operation: 'chat', costNanos: 4n, occurredAt: days(2) },
+        { ...call, operation: 'chat', costNanos: 8n, occurredAt: days(3) },
+        { ...call, operation: 'chat', costNanos: 16n },
+      ])
+      await spending(tenant, 32n, days(3))
+      expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 16n }])
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
+  })
+
+  test('goes on to its end when the time zone changes, and the next one begins there', async ({
+    db,
+  }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, (tenant) => makeBudget(tenant, { period: 'day', limitNanos: 10n }))
+    const before = await inTenant(db, scope, (tenant) => budgetStatus(tenant))
+    await updateOrganization(db, { id: scope.organizationId, timeZone: 'Pacific/Kiritimati' })
+    await inTenant(db, scope, async (tenant) => {
+      expect(await budgetStatus(tenant)).toEqual(before)
+      const startsAt = before[0]?.startsAt.getTime() ?? 0
+      // Late and early in the days of both zones.
+      for (const hours of [-30, -20, -15, -5, -1, 1]) {
+        await spending(tenant, 1n, new Date(Math.min(startsAt + hours * 3_600_000, Date.now())))
+      }
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
+  })
+})
+
+describe('an alert', () => {
+  test('is raised when a threshold is reached, and given to one who asks', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id } = await makeBudget(tenant, { limitNanos: 100n, thresholds: [50, 80, 120] })
+      await spending(tenant, 49n)
+      expect(await listBudgetAlerts(tenant)).toEqual([])
+      await spending(tenant, 1n)
+      await spending(tenant, 35n)
+      await spending(tenant, 1n)
+      const [first, second, ...rest] = await claimBudgetAlerts(tenant)
+      expect(first).toMatchObject({
+        budgetId: id,
+        threshold: 50,
+        spentNanos: 50n,
+        limitNanos: 100n,
+      })
+      expect(second).toMatchObject({ threshold: 80, spentNanos: 85n })
+      expect(rest).toEqual([])
+      expect(await claimBudgetAlerts(tenant)).toEqual([])
+      // What is lowered may have been reached already.
+      await updateBudget(tenant, { id, limitNanos: 70n })
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ threshold: 120 }])
+      expect(await listBudgetAlerts(tenant, { budgetId: id })).toHaveLength(3)
+    })
+  })
+
+  test('of what was spent before the budget is raised with it', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await spending(tenant, 90n)
+      await makeBudget(tenant, { limitNanos: 100n })
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ threshold: 80, spentNanos: 90n }])
+    })
+  })
+})
+
+describe('forecast', () => {
+  test('goes on as the last days were, to the end of the month', async ({ db }) => {
+    const scope = await makeScope(db)
+    await rowsOf(
+      db,
+      sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
+    )
+    await inTenant(db, scope, async (tenant) => {
+      await recordUsages(
+        tenant,
+        Array.from({ length: 7 * 24 }, (_, hours) => ({
+          ...{ ...call, operation: 'chat', costNanos: 1_000n },
+          occurredAt: new Date(Date.now() - hours * 3_600_000 - 60_000),
+        })),
+      )
+      const { dailyNanos, spentNanos, forecastNanos, endsAt } = await forecast(tenant)
+      expect(Number(dailyNanos) / 24_000).toBeCloseTo(1, 1)
+      const days = ((endsAt?.getTime() ?? 0) - Date.now()) / 86_400_000
+      expect(Number(forecastNanos) / (Number(spentNanos) + days * Number(dailyNanos))).toBeCloseTo(
+        1,
+        2,
+      )
+      expect(await forecast(tenant, { userId: uuidV7() })).toMatchObject({
+        spentNanos: 0n,
+        forecastNanos: 0n,
+      })
+
+      const { id: budgetId } = await makeBudget(tenant, { limitNanos: spentNanos + 12_000n })
+      const { exhaustsAt } = await forecastBudget(tenant, { budgetId })
+      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeGreaterThan(11 * 3_600_000)
+      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeLessThan(13 * 3_600_000)
+    })
+  })
+
+  test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id } = await makeBudget(tenant, { period: 'total' })
+      expect(await forecastBudget(tenant, { budgetId: id })).toMatchObject({
+        ...{ forecastNanos: null, exhaustsAt: null, dailyNanos: 0n, endsAt: null },
+      })
+      await expect(forecastBudget(tenant, { budgetId: uuidV7() })).rejects.toThrow(NotFoundError)
+      // biome-ignore lint/suspicious/noExplicitAny: what a caller without types may give
+      await expect(forecast(tenant, { period: 'total' as any })).rejects.toThrow(ValidationError)
+    })
+  })
+})
+
+describe('over all organizations', () => {
+  test('what has expired is given back, and alerts are drained', async ({ db }) => {
+    const scopes = [await makeScope(db), await makeScope(db)]
+    for (const scope of scopes) {
+      await inTenant(db, scope, async (tenant) => {
+        await makeBudget(tenant, { limitNanos: 100n })
+        await spending(tenant, 100n)
+        await makeBudget(tenant, { limitNanos: 1_000n })
+        await reserve(tenant, { ...call, amountNanos: 0n, leaseMs: 100 })
+      })
+    }
+    await new Promise((resolve) => setTimeout(resolve, 120))
+    expect(await sweepReservations(db)).toMatchObject({ purged: 0 })
+    const ours = new Set(scopes.map(({ organizationId }) => organizationId))
+    const told: string[] = []
+    const deliver = async (alerts: readonly { organizationId: string; threshold: number }[]) => {
+      for (const { organizationId, threshold } of alerts) {
+        if (ours.has(organizationId)) told.push(`${organizationId} ${threshold}`)
+      }
+    }
+    await expect(
+      drainBudgetAlerts(db, async (alerts) => {
+        if (alerts.some(({ organizationId }) => organizationId === scopes[0]?.organizationId))
+          throw new Error('away')
+        await deliver(alerts)
+      }),
+    ).rejects.toThrow('away')
+    await drainBudgetAlerts(db, deliver)
+    expect(told.toSorted()).toEqual(
+      scopes
+        .flatMap(({ organizationId }) => [`${organizationId} 80`, `${organizationId} 100`])
+        .toSorted(),
+    )
+  })
+})
