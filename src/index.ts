@@ -15,6 +15,7 @@ export type { MetadataCondition, MetadataFilter, MetadataValue } from './metadat
 export { type MigrateOptions, migrate } from './migrations/apply.ts'
 export type { MigrationProgress } from './migrations/turns.ts'
 export * from './queries/index.ts'
+export * from './refusals.ts'
 export { type Language, language } from './schema/search.ts'
 export {
   asService,

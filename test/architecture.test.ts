@@ -43,6 +43,7 @@ const sources = filesIn('src')
 const SHARED = [
   'columns',
   'drift',
+  'guards',
   'index',
   'ledger',
   'managed',
@@ -129,6 +130,8 @@ describe('the floors', () => {
     'comparison → filters',
     'comparison → search',
     'drift → job-queue',
+    'idempotency → leases',
+    'locks → leases',
   ]
 
   test('queries call another domain only in a listed direction', () => {
@@ -250,6 +253,7 @@ const INNER = [
   'embedding-failures',
   'filters',
   'job-queue',
+  'leases',
   'source-attributes',
   'source-vectors',
   'usage',

@@ -40,8 +40,10 @@ export {
 } from './embedding-jobs.ts'
 export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
+export * from './idempotency.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
+export * from './locks.ts'
 export {
   type AddMemberOptions,
   addMember,
@@ -64,6 +66,7 @@ export {
   namespaceDrift,
   removeNamespace,
 } from './namespaces.ts'
+export * from './ops.ts'
 export {
   type ClaimedPlacement,
   type ClaimPlacementsOptions,
@@ -89,6 +92,7 @@ export {
   priceUsage,
   type UsageCounts,
 } from './prices.ts'
+export * from './rate-limits.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -2,10 +2,12 @@ import { activityObjects } from './activity.ts'
 import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
 import { driftObjects } from './drift.ts'
+import { guardObjects } from './guards.ts'
 import { identityObjects } from './identity.ts'
 import { ledgerObjects } from './ledger.ts'
 import type { ManagedObject } from './managed.ts'
 import { offloadingObjects } from './offloading.ts'
+import { opsObjects } from './ops.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
@@ -28,4 +30,6 @@ export const managedObjects: readonly ManagedObject[] = [
   ...ledgerObjects,
   ...activityObjects,
   ...aiObjects,
+  ...opsObjects,
+  ...guardObjects,
 ]
