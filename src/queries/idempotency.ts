@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
 import { type SQL, sql } from 'drizzle-orm'
 import { only, rowsOf } from '../database.ts'
-import { TransactionError, ValidationError } from '../errors.ts'
+import { ConnectionError, TimeoutError, TransactionError, ValidationError } from '../errors.ts'
 import { IdempotencyError } from '../refusals.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type Tenancy, type Tenant, withTenant } from '../tenant.ts'
@@ -100,21 +101,43 @@ export async function idempotently<T>(
   const { signal, stop } = isTransaction(tenancy.db)
     ? { signal: new AbortController().signal, stop: async () => {} }
     : keepLease({ leaseMs, since, lost, extend: () => extend(tenancy, { key, id }, options) })
+  const args = sql`${key}, ${id}::uuid`
   let value: T
   try {
     value = await work({ key, id, attempts: found.attempts ?? 1, signal })
   } catch (error) {
     await stop()
     // It frees itself, where the database is away or the transaction is lost.
-    await call(tenancy, 'release_key', sql`${key}, ${id}::uuid`).catch(() => {})
+    await call(tenancy, 'release_key', args).catch(() => {})
     throw error
   }
-  await stop()
-  const { answer, kept } = writeAnswer(value, maxResponseBytes)
-  const args = sql`${key}, ${id}::uuid, ${answer}::text, ${kept}::boolean, ${retentionMs}::bigint`
-  const completed = await call<{ answer: boolean }>(tenancy, 'complete_key', args)
-  if (!completed.answer) throw lost()
-  return { value, replayed: false }
+  try {
+    const { answer, kept } = writeAnswer(value, maxResponseBytes)
+    const result = sql`${args}, ${answer}::text, ${kept}::boolean, ${retentionMs}::bigint`
+    if (await complete(tenancy, result, signal)) return { value, replayed: false }
+  } finally {
+    await stop()
+  }
+  throw lost()
+}
+
+/** Time between two attempts to store what was done, in milliseconds. */
+const STORE_AGAIN_MS = 100
+
+/**
+ * Stores what was done, for as long as the key is certainly held: a connection that is lost then would have it done
+ * again.
+ */
+async function complete(tenancy: Tenancy, result: SQL, held: AbortSignal): Promise<boolean> {
+  for (;;) {
+    try {
+      return (await call<{ answer: boolean }>(tenancy, 'complete_key', result)).answer
+    } catch (error) {
+      const mayPass = error instanceof ConnectionError || error instanceof TimeoutError
+      if (!mayPass || held.aborted || isTransaction(tenancy.db)) throw error
+      await pause(STORE_AGAIN_MS)
+    }
+  }
 }
 
 async function extend(

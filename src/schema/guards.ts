@@ -108,7 +108,7 @@ begin
 end $$`,
 )
 
-/** Stores what came of a claim, unless it has lost the key. */
+/** Stores what came of a claim, unless it has lost the key. Twice is once: its answer may have been lost. */
 const completeKey = managedFunction(
   'ops.complete_key(text, uuid, text, boolean, bigint)',
   sql`
@@ -121,7 +121,8 @@ begin
   update ${idempotencyKeys} k set state = 'completed', response = answer::jsonb, response_kept = kept,
       completed_at = instant, leased_until = instant, expires_at = instant + ${span(sql`retention_ms`)}
     where ${ownKey} and k.claim_id = claim and k.state = 'claimed';
-  return found;
+  return found or exists (
+    select from ${idempotencyKeys} k where ${ownKey} and k.claim_id = claim and k.state = 'completed');
 end $$`,
 )
 

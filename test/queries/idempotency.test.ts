@@ -3,7 +3,7 @@ import { and, eq, sql } from 'drizzle-orm'
 import fc from 'fast-check'
 import { describe, expect, vi } from 'vitest'
 import { connect, type Database, rowsOf } from '../../src/database.ts'
-import { TransactionError, ValidationError } from '../../src/errors.ts'
+import { ConnectionError, TransactionError, ValidationError } from '../../src/errors.ts'
 import { listActivity, recordActivity } from '../../src/queries/activity.ts'
 import {
   type Claim,
@@ -18,6 +18,7 @@ import { asService, inTenant, type Scope, type Tenancy } from '../../src/tenant.
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { runChild } from '../support/child.ts'
 import { owner, root, test, url } from '../support/database.ts'
+import { openProxy } from '../support/proxy.ts'
 
 const places: Record<
   string,
@@ -318,8 +319,13 @@ describe.skipIf(!url)('among sessions', () => {
   const record = (db: Database, scope: Scope) =>
     inTenant(db, scope, (tenant) => recordActivity(tenant, { action: 'once.done' }))
 
+  /** Opens the connections, so that what follows is at once indeed. */
+  const warm = (db: Database) =>
+    Promise.all(Array.from({ length: 20 }, () => rowsOf(db, sql`select pg_sleep(0.1)`)))
+
   test('200 calls at once have one effect, and 199 its answer', async () => {
     const db = await connect(url ?? '', { maxConnections: 20 })
+    await warm(db)
     const [scope, other] = [await makeScope(db), await makeScope(db)]
     const options = keyed({ waitMs: 30_000 })
     const call = (of: Scope, request: unknown = options.request) =>
@@ -341,6 +347,7 @@ describe.skipIf(!url)('among sessions', () => {
 
   test('also when each is in a transaction of its own', async () => {
     const db = await connect(url ?? '', { maxConnections: 20 })
+    await warm(db)
     const scope = await makeScope(db)
     const options = keyed({ waitMs: 30_000 })
     const answers = await Promise.all(
@@ -377,6 +384,54 @@ describe.skipIf(!url)('among sessions', () => {
     expect(await effects(scope)).toMatchObject([{ action: 'went.on' }])
     await db.close()
   })
+
+  test('what was done is stored as soon as the database is back', async () => {
+    const proxy = await openProxy(url ?? '')
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 500 })
+    const scope = await makeScope(root)
+    const options = keyed({ leaseMs: 10_000 })
+    let returned: Promise<void> | undefined
+    const done = await idempotently({ db, ...scope }, options, async () => {
+      proxy.refuse()
+      proxy.drop()
+      returned = pause(600).then(proxy.accept)
+      return 'done'
+    })
+    expect(done).toEqual({ value: 'done', replayed: false })
+    await returned
+    const again = await idempotently({ db: root, ...scope }, options, async () => 'again')
+    expect(again).toEqual({ value: 'done', replayed: true })
+
+    await db.close()
+    await proxy.close()
+  }, 30_000)
+
+  test('storing it twice is storing it once', async () => {
+    const scope = await makeScope(root)
+    const options = keyed()
+    // As if the answer of a first attempt had been lost on its way.
+    const work = async ({ key, id }: Claim) => {
+      const store = sql`select ops.complete_key(${key}, ${id}::uuid, '"done"', true, 60000)`
+      await inTenant(root, scope, ({ db }) => rowsOf(db, store))
+      return 'done'
+    }
+    const done = { value: 'done', replayed: false }
+    expect(await idempotently({ db: root, ...scope }, options, work)).toEqual(done)
+    expect((await idempotently({ db: root, ...scope }, options, work)).replayed).toBe(true)
+  })
+
+  test('a database that is away for longer than the lease is an error', async () => {
+    const proxy = await openProxy(url ?? '')
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 200 })
+    const scope = await makeScope(root)
+    const failed = idempotently({ db, ...scope }, keyed({ leaseMs: 500 }), async () => {
+      proxy.refuse()
+      proxy.drop()
+    })
+    await expect(failed).rejects.toThrow(ConnectionError)
+    await db.close()
+    await proxy.close()
+  }, 30_000)
 
   test('a completed key never goes back, whoever claims, extends, completes and releases', async () => {
     const db = await connect(url ?? '', { maxConnections: 10 })
