@@ -9,12 +9,12 @@ import {
   MissingPartitionError,
   NotFoundError,
   PlinthError,
-  ReservationError,
   SpaceError,
   TimeoutError,
   TransactionError,
   ValidationError,
 } from './errors.ts'
+import { ReservationError } from './guard-errors.ts'
 
 /** What drivers put on an error, each under names of its own. */
 interface DriverError extends Error {

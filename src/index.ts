@@ -9,6 +9,7 @@ export {
   hashingModel,
 } from './embedding.ts'
 export * from './errors.ts'
+export * from './guard-errors.ts'
 export * from './lifecycle/adopt.ts'
 export * from './lifecycle/budgets.ts'
 export * from './lifecycle/partitions.ts'

@@ -222,6 +222,17 @@ export function checkJson(argument: string, value: unknown): string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new ValidationError(argument, 'must be an object')
   }
+  const json = checkJsonValue(argument, value)
+  if (!json.startsWith('{')) throw new ValidationError(argument, 'must be an object as JSON')
+  return json
+}
+
+/**
+ * Checks any value for a jsonb column, as `checkJson` does an object.
+ *
+ * @returns its JSON.
+ */
+export function checkJsonValue(argument: string, value: unknown): string {
   const json = stringify(argument, value)
   // JSON escapes NUL and half a surrogate pair; without an escape there is none to look for. What a toJSON
   // has made is in the text only.
@@ -238,14 +249,14 @@ export function checkJson(argument: string, value: unknown): string {
   return json
 }
 
-function stringify(argument: string, value: object): string {
+function stringify(argument: string, value: unknown): string {
   let json: string | undefined
   try {
     json = JSON.stringify(value)
   } catch {
     throw new ValidationError(argument, 'holds a bigint or a circle, which JSON cannot')
   }
-  if (!json?.startsWith('{')) throw new ValidationError(argument, 'must be an object as JSON')
+  if (json === undefined) throw new ValidationError(argument, 'must be a value that JSON has')
   return json
 }
 

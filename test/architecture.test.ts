@@ -46,6 +46,7 @@ const SHARED = [
   'columns',
   'costs-objects',
   'drift',
+  'guards',
   'index',
   'ledger',
   'managed',
@@ -111,6 +112,9 @@ describe('the floors', () => {
     'usage → charging',
     'budgets → charging',
     'forecast → budgets',
+    'metered → idempotency',
+    'metered → leases',
+    'metered → reservations',
     'reservations → charging',
     'reservations → prices',
     'reservations → usage',
@@ -140,6 +144,8 @@ describe('the floors', () => {
     'comparison → filters',
     'comparison → search',
     'drift → job-queue',
+    'idempotency → leases',
+    'locks → leases',
   ]
 
   test('queries call another domain only in a listed direction', () => {
@@ -262,6 +268,7 @@ const INNER = [
   'embedding-failures',
   'filters',
   'job-queue',
+  'leases',
   'source-attributes',
   'source-vectors',
   'usage',

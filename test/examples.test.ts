@@ -5,6 +5,10 @@ import { expect, test, vi } from 'vitest'
 
 const EXAMPLES = {
   offloading: ['Invoices are paid in ten days.', 'store', '', 1, true],
+  ops: [
+    ...[true, 0, 18, false, { value: { chargeId: 1 }, replayed: true }, [3], true],
+    { idempotencyKeys: 0, locks: 0, rateLimits: 0 },
+  ],
   integrations: [3, 'In ten days.', 'Invoices are paid in ten days.', 2],
 }
 

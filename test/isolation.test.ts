@@ -440,13 +440,19 @@ describe('functions', () => {
     'search.query_terms(search.language,text)',
     // Counts, of what belongs to no organization, and says that it has.
     'search.count_queries(uuid,integer)',
+    // Advisory locks, and no answer.
+    'costs.open_ledger(uuid)',
+    'costs.close_ledger(uuid)',
   ]
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
+  /** Those that answer of the row that they have made, with its time: see "whose … is" in the tests of guards. */
+  const GUARDS = /^ops\./
   const steady = (found: Record<string, string[]>) =>
     Object.fromEntries(
       Object.entries(found).filter(
-        ([signature]) => !ROWLESS.includes(signature) && !GIVEN.test(signature),
+        ([signature]) =>
+          !ROWLESS.includes(signature) && !GIVEN.test(signature) && !GUARDS.test(signature),
       ),
     )
 
@@ -533,11 +539,34 @@ describe('functions', () => {
         sql`search.embedding_drift(${organizationId}, 20)`,
         sql`search.repair_embeddings(${organizationId})`,
         sql`partitions.create_months('costs', 'usage_events', now(), now())`,
+        sql`ops.acquire_lock('a', 'b', 1000)`,
+        sql`ops.extend_lock('a', 1, 1000)`,
+        sql`ops.release_lock('a', 1)`,
+        sql`ops.check_lock('a', 1)`,
+        sql`ops.take_public_tokens('a', 1, 1, 1)`,
+        sql`ops.purge('locks', 1, 0)`,
       ]) {
         const { refused } = await attempt(db, ownScope, mine, (tx) =>
           tx.execute(sql`select ${call}`),
         )
         expect(refused).toBe('42501')
+      }
+    })
+  })
+
+  test('guards answer nobody without a scope', async () => {
+    await rollback(owner, async (db) => {
+      const mine = await makeMaker(db, new Map())
+      for (const call of [
+        sql`ops.claim_key('a', 'aa', ${uuidV7()}, 1000, 1000)`,
+        sql`ops.acquire_tenant_lock('a', 'b', 1000)`,
+        sql`ops.take_tokens('a', false, 1, 1, 1)`,
+      ]) {
+        const ask = (tx: Database) => tx.execute(sql`select ${call}`)
+        for (const scope of ['no scope', 'an empty scope with a role'] as const) {
+          const enter = foreignScopes[scope] ?? ownScope
+          expect((await attempt(db, enter, mine, ask)).refused, scope).toBe('42501')
+        }
       }
     })
   })

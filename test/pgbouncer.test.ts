@@ -1,9 +1,16 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, type Database, rowsOf } from '../src/database.ts'
 import { ConnectionError } from '../src/errors.ts'
+import { listActivity, recordActivity } from '../src/queries/activity.ts'
+import { idempotently } from '../src/queries/idempotency.ts'
+import { acquireLock, checkLock, withLock } from '../src/queries/locks.ts'
+import { takePublicTokens } from '../src/queries/rate-limits.ts'
+import { uuidV7 } from '../src/schema/columns.ts'
 import { inTenant, readInTenant } from '../src/tenant.ts'
 import { makeScope } from '../src/testing/factories.ts'
+import { runChild } from './support/child.ts'
 import { url } from './support/database.ts'
 import { makePgbouncer, type Pgbouncer } from './support/pgbouncer.ts'
 
@@ -60,4 +67,50 @@ describe.skipIf(!url)('behind pgbouncer in transaction mode', () => {
       connect(pooler.url).then((prepared) => whereabouts(prepared).finally(() => prepared.close())),
     ).rejects.toThrow(ConnectionError)
   })
+
+  test('200 calls of one idempotency key have one effect', async () => {
+    const scope = await makeScope(db)
+    const answers = await Promise.all(
+      Array.from({ length: CALLERS }, () =>
+        idempotently({ db, ...scope }, { key: 'k', request: 1, waitMs: 30_000 }, () =>
+          inTenant(db, scope, (tenant) => recordActivity(tenant, { action: 'once.done' })),
+        ),
+      ),
+    )
+    expect(answers.filter(({ replayed }) => replayed)).toHaveLength(CALLERS - 1)
+    expect(await inTenant(db, scope, (tenant) => listActivity(tenant))).toHaveLength(1)
+  }, 60_000)
+
+  test('1,000 calls of a bucket of 100 are granted 100', async () => {
+    const bucket = { key: uuidV7(), capacity: 100, refillPerSecond: 0 }
+    const answers = await Promise.all(
+      Array.from({ length: 1_000 }, () => takePublicTokens(db, bucket)),
+    )
+    expect(answers.filter(({ granted }) => granted)).toHaveLength(100)
+  }, 60_000)
+
+  test('a lock outlasts the session that it was acquired in, and its lease while it is held', async () => {
+    const name = uuidV7()
+    await withLock(db, { name, leaseMs: 300 }, async (lock) => {
+      await pause(900)
+      expect(lock.signal.aborted).toBe(false)
+      expect(await acquireLock(db, { name })).toBeUndefined()
+      await db.transaction((tx) => checkLock(tx, lock))
+    })
+    expect(await acquireLock(db, { name })).toBeDefined()
+  })
+
+  test('a holder that is stopped past its lease, and goes on, cannot write', async () => {
+    const scope = await makeScope(db)
+    const child = runChild('guard-child', [pooler.url, ...Object.values(scope), 'lock', 'n'], {
+      UNPREPARED: '1',
+    })
+    await child.said('held')
+    child.signal('SIGSTOP')
+    await withLock({ db, ...scope }, { name: 'n', waitMs: 20_000 }, async () => {
+      child.signal('SIGCONT')
+      expect(await child.ended()).toEqual(['held', 'aborted', 'LockLostError '])
+    })
+    expect(await inTenant(db, scope, (tenant) => listActivity(tenant))).toEqual([])
+  }, 30_000)
 })

@@ -44,8 +44,10 @@ export {
 export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
 export * from './forecast.ts'
+export * from './idempotency.ts'
 export * from './identity.ts'
 export * from './invitations.ts'
+export * from './locks.ts'
 export {
   type AddMemberOptions,
   addMember,
@@ -58,6 +60,7 @@ export {
   type TransferOwnershipOptions,
   transferOwnership,
 } from './members.ts'
+export * from './metered.ts'
 export {
   type CreateNamespaceOptions,
   createNamespace,
@@ -68,6 +71,7 @@ export {
   namespaceDrift,
   removeNamespace,
 } from './namespaces.ts'
+export * from './ops.ts'
 export {
   type ClaimedPlacement,
   type ClaimPlacementsOptions,
@@ -93,6 +97,7 @@ export {
   priceUsage,
   type UsageCounts,
 } from './prices.ts'
+export * from './rate-limits.ts'
 export * from './reservations.ts'
 export {
   type SearchArm,

@@ -1,6 +1,7 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import { only, rowsOf, run } from '../database.ts'
-import { NotFoundError, ReservationError, UnpricedError } from '../errors.ts'
+import { NotFoundError } from '../errors.ts'
+import { ReservationError, UnpricedError } from '../guard-errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type Reservation, reservationState, reservations } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'

@@ -4,10 +4,12 @@ import { budgetObjects } from './budget-objects.ts'
 import { budgetWindowObjects } from './budget-windows.ts'
 import { costsObjects } from './costs-objects.ts'
 import { driftObjects } from './drift.ts'
+import { guardObjects } from './guards.ts'
 import { identityObjects } from './identity.ts'
 import { ledgerObjects } from './ledger.ts'
 import type { ManagedObject } from './managed.ts'
 import { offloadingObjects } from './offloading.ts'
+import { opsObjects } from './ops.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { reservationObjects } from './reservation-objects.ts'
@@ -36,4 +38,6 @@ export const managedObjects: readonly ManagedObject[] = [
   ...reservationObjects,
   ...activityObjects,
   ...aiObjects,
+  ...opsObjects,
+  ...guardObjects,
 ]

@@ -1,5 +1,5 @@
 import type { Database } from '../database.ts'
-import { BudgetExceededError } from '../errors.ts'
+import { BudgetExceededError } from '../guard-errors.ts'
 import { type CreateBudgetOptions, createBudget } from '../queries/budgets.ts'
 import { type RecordUsageOptions, recordUsage } from '../queries/costs.ts'
 import { type CreatePriceOptions, createPrice } from '../queries/prices.ts'

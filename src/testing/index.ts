@@ -8,4 +8,5 @@ export {
   type TestDatabase,
 } from './database.ts'
 export * from './factories.ts'
+export * from './ops.ts'
 export * from './search.ts'

@@ -371,7 +371,7 @@ describe('the state that the migrations end in', () => {
     )
     await runAll(db, texts)
     const known = await knownAfter([{ name: 'all', texts }])
-    const spaces = sql`n.nspname in ('identity', 'search', 'costs', 'activity', 'ai', 'partitions')`
+    const spaces = sql`n.nspname in ('identity', 'search', 'costs', 'activity', 'ai', 'ops', 'partitions')`
     const tables = await rowsOf<{ name: string; rls: boolean; policies: number; columns: number }>(
       db,
       sql`select n.nspname || '.' || c.relname as name, c.relrowsecurity as rls,

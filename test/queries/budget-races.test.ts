@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { afterAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, only, rowsOf } from '../../src/database.ts'
-import { ConnectionError, LockError, ReservationError } from '../../src/errors.ts'
+import { ConnectionError, LockError } from '../../src/errors.ts'
+import { ReservationError } from '../../src/guard-errors.ts'
 import { listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import {
   budgetDrift,

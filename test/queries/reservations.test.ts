@@ -2,13 +2,8 @@ import { setTimeout } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
 import { rowsOf } from '../../src/database.ts'
-import {
-  ForbiddenError,
-  NotFoundError,
-  ReservationError,
-  UnpricedError,
-  ValidationError,
-} from '../../src/errors.ts'
+import { ForbiddenError, NotFoundError, ValidationError } from '../../src/errors.ts'
+import { ReservationError, UnpricedError } from '../../src/guard-errors.ts'
 import { listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import { budgetDrift, budgetStatus } from '../../src/queries/budgets.ts'
 import { listUsage, recordUsage } from '../../src/queries/costs.ts'

@@ -1,3 +1,51 @@
+-- managed: function ops.purge(text, integer, bigint)
+drop function if exists ops.purge(text, integer, bigint);
+--> statement-breakpoint
+-- managed: function ops.take_public_tokens(text, bigint, numeric, bigint)
+drop function if exists ops.take_public_tokens(text, bigint, numeric, bigint);
+--> statement-breakpoint
+-- managed: function ops.take_tokens(text, boolean, bigint, numeric, bigint)
+drop function if exists ops.take_tokens(text, boolean, bigint, numeric, bigint);
+--> statement-breakpoint
+-- managed: function ops.check_tenant_lock(text, bigint)
+drop function if exists ops.check_tenant_lock(text, bigint);
+--> statement-breakpoint
+-- managed: function ops.release_tenant_lock(text, bigint)
+drop function if exists ops.release_tenant_lock(text, bigint);
+--> statement-breakpoint
+-- managed: function ops.extend_tenant_lock(text, bigint, integer)
+drop function if exists ops.extend_tenant_lock(text, bigint, integer);
+--> statement-breakpoint
+-- managed: function ops.acquire_tenant_lock(text, text, integer)
+drop function if exists ops.acquire_tenant_lock(text, text, integer);
+--> statement-breakpoint
+-- managed: function ops.check_lock(text, bigint)
+drop function if exists ops.check_lock(text, bigint);
+--> statement-breakpoint
+-- managed: function ops.release_lock(text, bigint)
+drop function if exists ops.release_lock(text, bigint);
+--> statement-breakpoint
+-- managed: function ops.extend_lock(text, bigint, integer)
+drop function if exists ops.extend_lock(text, bigint, integer);
+--> statement-breakpoint
+-- managed: function ops.acquire_lock(text, text, integer)
+drop function if exists ops.acquire_lock(text, text, integer);
+--> statement-breakpoint
+-- managed: function ops.check_key(text, uuid)
+drop function if exists ops.check_key(text, uuid);
+--> statement-breakpoint
+-- managed: function ops.release_key(text, uuid)
+drop function if exists ops.release_key(text, uuid);
+--> statement-breakpoint
+-- managed: function ops.complete_key(text, uuid, text, boolean, bigint)
+drop function if exists ops.complete_key(text, uuid, text, boolean, bigint);
+--> statement-breakpoint
+-- managed: function ops.extend_key(text, uuid, integer, bigint)
+drop function if exists ops.extend_key(text, uuid, integer, bigint);
+--> statement-breakpoint
+-- managed: function ops.claim_key(text, text, uuid, integer, bigint)
+drop function if exists ops.claim_key(text, text, uuid, integer, bigint);
+--> statement-breakpoint
 -- managed: function costs.organizations_due(text, uuid, integer)
 drop function if exists costs.organizations_due(text, uuid, integer);
 --> statement-breakpoint
@@ -87,7 +135,17 @@ DROP TABLE "costs"."budget_windows";
 --> statement-breakpoint
 DROP TABLE "costs"."budgets";
 --> statement-breakpoint
+DROP TABLE "ops"."idempotency_keys";
+--> statement-breakpoint
+DROP TABLE "ops"."locks";
+--> statement-breakpoint
+DROP TABLE "ops"."public_rate_limits";
+--> statement-breakpoint
+DROP TABLE "ops"."rate_limits";
+--> statement-breakpoint
 DROP TABLE "costs"."reservations";
+--> statement-breakpoint
+DROP TABLE "ops"."tenant_locks";
 --> statement-breakpoint
 ALTER TABLE "identity"."organizations" DROP COLUMN "time_zone";
 --> statement-breakpoint
@@ -97,4 +155,8 @@ DROP TYPE "costs"."budget_period";
 --> statement-breakpoint
 DROP TYPE "costs"."budget_scope";
 --> statement-breakpoint
+DROP TYPE "ops"."idempotency_state";
+--> statement-breakpoint
 DROP TYPE "costs"."reservation_state";
+--> statement-breakpoint
+DROP SCHEMA "ops";

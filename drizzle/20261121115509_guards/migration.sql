@@ -1,8 +1,12 @@
+CREATE SCHEMA "ops";
+--> statement-breakpoint
 CREATE TYPE "costs"."budget_mode" AS ENUM('block', 'warn');
 --> statement-breakpoint
 CREATE TYPE "costs"."budget_period" AS ENUM('hour', 'day', 'month', 'total');
 --> statement-breakpoint
 CREATE TYPE "costs"."budget_scope" AS ENUM('organization', 'user', 'project', 'model');
+--> statement-breakpoint
+CREATE TYPE "ops"."idempotency_state" AS ENUM('claimed', 'completed');
 --> statement-breakpoint
 CREATE TYPE "costs"."reservation_state" AS ENUM('held', 'settled', 'released', 'expired');
 --> statement-breakpoint
@@ -60,6 +64,60 @@ CREATE TABLE "costs"."budgets" (
 --> statement-breakpoint
 ALTER TABLE "costs"."budgets" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
+CREATE TABLE "ops"."idempotency_keys" (
+	"organization_id" uuid,
+	"claim_id" uuid,
+	"user_id" uuid,
+	"key" text NOT NULL,
+	"state" "ops"."idempotency_state" DEFAULT 'claimed'::"ops"."idempotency_state" NOT NULL,
+	"fingerprint" bytea NOT NULL,
+	"response" jsonb,
+	"response_kept" boolean DEFAULT true NOT NULL,
+	"attempts" integer DEFAULT 1 NOT NULL,
+	"leased_until" timestamp(3) with time zone NOT NULL,
+	"created_at" timestamp(3) with time zone NOT NULL,
+	"completed_at" timestamp(3) with time zone,
+	"expires_at" timestamp(3) with time zone NOT NULL,
+	CONSTRAINT "idempotency_keys_pkey" PRIMARY KEY("organization_id","claim_id"),
+	CONSTRAINT "idempotency_keys_key_key" UNIQUE NULLS NOT DISTINCT("organization_id","key","user_id"),
+	CONSTRAINT "idempotency_keys_fingerprint_check" CHECK (length("fingerprint") = 32),
+	CONSTRAINT "idempotency_keys_state_check" CHECK (("state" = 'completed') = ("completed_at" is not null)),
+	CONSTRAINT "idempotency_keys_expires_at_check" CHECK ("expires_at" >= "leased_until")
+);
+--> statement-breakpoint
+ALTER TABLE "ops"."idempotency_keys" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "ops"."locks" (
+	"name" text PRIMARY KEY,
+	"holder" text,
+	"fencing_token" bigint NOT NULL,
+	"leased_until" timestamp(3) with time zone NOT NULL,
+	"acquired_at" timestamp(3) with time zone NOT NULL
+);
+--> statement-breakpoint
+CREATE TABLE "ops"."public_rate_limits" (
+	"key" text PRIMARY KEY,
+	"nanotokens" bigint NOT NULL,
+	"refilled_at" timestamp(3) with time zone NOT NULL,
+	"full_at" timestamp(3) with time zone,
+	CONSTRAINT "public_rate_limits_nanotokens_check" CHECK ("nanotokens" >= 0)
+);
+--> statement-breakpoint
+CREATE TABLE "ops"."rate_limits" (
+	"organization_id" uuid,
+	"id" uuid,
+	"user_id" uuid,
+	"key" text NOT NULL,
+	"nanotokens" bigint NOT NULL,
+	"refilled_at" timestamp(3) with time zone NOT NULL,
+	"full_at" timestamp(3) with time zone,
+	CONSTRAINT "rate_limits_pkey" PRIMARY KEY("organization_id","id"),
+	CONSTRAINT "rate_limits_key_key" UNIQUE NULLS NOT DISTINCT("organization_id","key","user_id"),
+	CONSTRAINT "rate_limits_nanotokens_check" CHECK ("nanotokens" >= 0)
+);
+--> statement-breakpoint
+ALTER TABLE "ops"."rate_limits" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
 CREATE TABLE "costs"."reservations" (
 	"organization_id" uuid,
 	"id" uuid,
@@ -83,6 +141,18 @@ CREATE TABLE "costs"."reservations" (
 --> statement-breakpoint
 ALTER TABLE "costs"."reservations" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
+CREATE TABLE "ops"."tenant_locks" (
+	"organization_id" uuid,
+	"name" text,
+	"holder" text,
+	"fencing_token" bigint NOT NULL,
+	"leased_until" timestamp(3) with time zone NOT NULL,
+	"acquired_at" timestamp(3) with time zone NOT NULL,
+	CONSTRAINT "tenant_locks_pkey" PRIMARY KEY("organization_id","name")
+);
+--> statement-breakpoint
+ALTER TABLE "ops"."tenant_locks" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
 ALTER TABLE "identity"."organizations" ADD COLUMN "time_zone" text DEFAULT 'UTC' NOT NULL;
 --> statement-breakpoint
 CREATE UNIQUE INDEX "budget_alerts_threshold_key" ON "costs"."budget_alerts" ("organization_id","budget_id","subject","starts_at","threshold");
@@ -91,7 +161,13 @@ CREATE INDEX "budget_alerts_unclaimed_idx" ON "costs"."budget_alerts" ("organiza
 --> statement-breakpoint
 CREATE UNIQUE INDEX "budgets_name_key" ON "costs"."budgets" ("organization_id","name");
 --> statement-breakpoint
+CREATE INDEX "idempotency_keys_expires_at_idx" ON "ops"."idempotency_keys" ("expires_at");
+--> statement-breakpoint
+CREATE UNIQUE INDEX "locks_fencing_token_key" ON "ops"."locks" ("name","fencing_token");
+--> statement-breakpoint
 CREATE INDEX "reservations_leased_until_idx" ON "costs"."reservations" ("organization_id","leased_until") WHERE "state" = 'held';
+--> statement-breakpoint
+CREATE UNIQUE INDEX "tenant_locks_fencing_token_key" ON "ops"."tenant_locks" ("organization_id","name","fencing_token");
 --> statement-breakpoint
 ALTER TABLE "costs"."budget_alerts" ADD CONSTRAINT "budget_alerts_budget_id_fkey" FOREIGN KEY ("organization_id","budget_id") REFERENCES "costs"."budgets"("organization_id","id") ON DELETE CASCADE;
 --> statement-breakpoint
@@ -99,7 +175,13 @@ ALTER TABLE "costs"."budget_windows" ADD CONSTRAINT "budget_windows_budget_id_fk
 --> statement-breakpoint
 ALTER TABLE "costs"."budgets" ADD CONSTRAINT "budgets_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
+ALTER TABLE "ops"."idempotency_keys" ADD CONSTRAINT "idempotency_keys_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "ops"."rate_limits" ADD CONSTRAINT "rate_limits_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
 ALTER TABLE "costs"."reservations" ADD CONSTRAINT "reservations_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "ops"."tenant_locks" ADD CONSTRAINT "tenant_locks_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
 CREATE POLICY "budget_alerts_select" ON "costs"."budget_alerts" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."budget_alerts"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
@@ -899,3 +981,501 @@ revoke execute on function costs.organizations_due(text, uuid, integer) from pub
 --> statement-breakpoint
 -- managed: grant costs.organizations_due(text, uuid, integer) to plinth_platform
 grant execute on function costs.organizations_due(text, uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant ops
+grant usage on schema "ops" to plinth_app, plinth_platform;
+--> statement-breakpoint
+-- managed: comment "ops"."idempotency_keys"
+comment on table "ops"."idempotency_keys" is 'A request under a key of its caller, and what came of it.';
+--> statement-breakpoint
+-- managed: comment "ops"."locks"
+comment on table "ops"."locks" is 'A lock of the platform, held or free.';
+--> statement-breakpoint
+-- managed: comment "ops"."tenant_locks"
+comment on table "ops"."tenant_locks" is 'A lock of an organization, held or free.';
+--> statement-breakpoint
+-- managed: comment "ops"."rate_limits"
+comment on table "ops"."rate_limits" is 'A token bucket of an organization, or of a user in it.';
+--> statement-breakpoint
+-- managed: comment "ops"."public_rate_limits"
+comment on table "ops"."public_rate_limits" is 'A token bucket of callers without an organization.';
+--> statement-breakpoint
+-- managed: function ops.claim_key(text, text, uuid, integer, bigint)
+create or replace function ops.claim_key(
+  claimed_key text, request text, new_claim uuid, lease_ms integer, retention_ms bigint)
+returns table (outcome text, attempts integer, response text, lease_left_ms integer)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  requested bytea := decode(request, 'hex');
+  patience text := current_setting('lock_timeout');
+  blocked boolean := false;
+  instant timestamptz;
+  held "ops"."idempotency_keys";
+begin
+  if organization is null then
+    raise exception 'there is no scope' using errcode = 'insufficient_privilege';
+  end if;
+  loop
+    instant := clock_timestamp()::timestamptz(3);
+    select * into held from "ops"."idempotency_keys" k where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.expires_at > instant;
+    if held.fingerprint <> requested then
+      outcome := 'conflict';
+    elsif held.state = 'completed' then
+      outcome := case when held.response_kept then 'completed' else 'not_kept' end;
+      response := held.response::text;
+    elsif held.leased_until > instant then
+      outcome := 'in_progress';
+      lease_left_ms := ceil(extract(epoch from held.leased_until - instant) * 1000);
+    else
+      
+  begin
+    set local lock_timeout = '50ms';
+    insert into "ops"."idempotency_keys" as k (organization_id, claim_id, user_id, key, fingerprint,
+          leased_until, created_at, expires_at)
+        values (organization, new_claim, member, claimed_key, requested, instant + (lease_ms) * interval '1 millisecond',
+          instant, instant + (lease_ms + retention_ms) * interval '1 millisecond')
+        on conflict (organization_id, key, user_id) do update set
+          claim_id = excluded.claim_id, fingerprint = excluded.fingerprint, state = excluded.state,
+          response = null, response_kept = true, completed_at = null,
+          attempts = case when k.expires_at <= excluded.created_at then 1 else k.attempts + 1 end,
+          created_at = case when k.expires_at <= excluded.created_at then excluded.created_at else k.created_at end,
+          leased_until = excluded.leased_until, expires_at = excluded.expires_at
+        where k.expires_at <= excluded.created_at or (k.state = 'claimed'
+          and k.leased_until <= excluded.created_at and k.fingerprint = excluded.fingerprint)
+        returning 'claimed', k.attempts into outcome, attempts;
+    execute format('set local lock_timeout = %L', patience);
+  exception when lock_not_available then
+    blocked := true;
+  end;
+      if blocked then
+        outcome := 'in_progress';
+        lease_left_ms := 1000;
+      end if;
+    end if;
+    if outcome is not null then
+      return next;
+      return;
+    end if;
+    -- Somebody was faster: the key is held by now, or was released again.
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.extend_key(text, uuid, integer, bigint)
+create or replace function ops.extend_key(claimed_key text, claim uuid, lease_ms integer, retention_ms bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."idempotency_keys" k set leased_until = instant + (lease_ms) * interval '1 millisecond',
+      expires_at = instant + (lease_ms + retention_ms) * interval '1 millisecond'
+    where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.claim_id = claim and k.state = 'claimed' and k.leased_until > instant;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.complete_key(text, uuid, text, boolean, bigint)
+create or replace function ops.complete_key(
+  claimed_key text, claim uuid, answer text, kept boolean, retention_ms bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."idempotency_keys" k set state = 'completed', response = answer::jsonb, response_kept = kept,
+      completed_at = instant, leased_until = instant, expires_at = instant + (retention_ms) * interval '1 millisecond'
+    where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.claim_id = claim and k.state = 'claimed';
+  return found or exists (
+    select from "ops"."idempotency_keys" k where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.claim_id = claim and k.state = 'completed');
+end $$;
+--> statement-breakpoint
+-- managed: function ops.release_key(text, uuid)
+create or replace function ops.release_key(claimed_key text, claim uuid)
+returns void language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+begin
+  delete from "ops"."idempotency_keys" k where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.claim_id = claim and k.state = 'claimed';
+end $$;
+--> statement-breakpoint
+-- managed: function ops.check_key(text, uuid)
+create or replace function ops.check_key(claimed_key text, claim uuid)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+begin
+  perform from "ops"."idempotency_keys" k where k.organization_id = organization and k.key = claimed_key and k.user_id is not distinct from member and k.claim_id = claim and k.state = 'claimed'
+    and k.leased_until > clock_timestamp() for key share;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.claim_key(text, text, uuid, integer, bigint)
+revoke execute on function ops.claim_key(text, text, uuid, integer, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.claim_key(text, text, uuid, integer, bigint) to plinth_app
+grant execute on function ops.claim_key(text, text, uuid, integer, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.extend_key(text, uuid, integer, bigint)
+revoke execute on function ops.extend_key(text, uuid, integer, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.extend_key(text, uuid, integer, bigint) to plinth_app
+grant execute on function ops.extend_key(text, uuid, integer, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.complete_key(text, uuid, text, boolean, bigint)
+revoke execute on function ops.complete_key(text, uuid, text, boolean, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.complete_key(text, uuid, text, boolean, bigint) to plinth_app
+grant execute on function ops.complete_key(text, uuid, text, boolean, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.release_key(text, uuid)
+revoke execute on function ops.release_key(text, uuid) from public;
+--> statement-breakpoint
+-- managed: grant ops.release_key(text, uuid) to plinth_app
+grant execute on function ops.release_key(text, uuid) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.check_key(text, uuid)
+revoke execute on function ops.check_key(text, uuid) from public;
+--> statement-breakpoint
+-- managed: grant ops.check_key(text, uuid) to plinth_app
+grant execute on function ops.check_key(text, uuid) to plinth_app;
+--> statement-breakpoint
+-- managed: function ops.acquire_lock(text, text, integer)
+create or replace function ops.acquire_lock(lock_name text, new_holder text, lease_ms integer)
+returns table (token bigint, held_by text, lease_left_ms integer)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  patience text := current_setting('lock_timeout');
+  blocked boolean := false;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  -- First, since the row of a lock that is held is none to wait for.
+  perform from "ops"."locks" l where l.name = lock_name and l.leased_until > instant;
+  if not found then
+    
+  begin
+    set local lock_timeout = '50ms';
+    insert into "ops"."locks" as l (name, holder, fencing_token, acquired_at, leased_until)
+      values (lock_name, new_holder, floor(extract(epoch from clock_timestamp()) * 1000000), instant,
+        instant + (lease_ms) * interval '1 millisecond')
+      on conflict (name) do update set holder = excluded.holder,
+        fencing_token = greatest(l.fencing_token + 1, excluded.fencing_token),
+        acquired_at = excluded.acquired_at, leased_until = excluded.leased_until
+      where l.leased_until <= excluded.acquired_at
+      returning l.fencing_token into token;
+    execute format('set local lock_timeout = %L', patience);
+  exception when lock_not_available then
+    blocked := true;
+  end;
+  end if;
+  select l.holder, greatest(ceil(extract(epoch from l.leased_until - instant) * 1000), 0)
+    into held_by, lease_left_ms from "ops"."locks" l where l.name = lock_name;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.extend_lock(text, bigint, integer)
+create or replace function ops.extend_lock(lock_name text, token bigint, lease_ms integer)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."locks" l set leased_until = instant + (lease_ms) * interval '1 millisecond'
+    where l.name = lock_name and l.fencing_token = token and l.leased_until > instant;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.release_lock(text, bigint)
+create or replace function ops.release_lock(lock_name text, token bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."locks" l set leased_until = least(l.leased_until, instant)
+    where l.name = lock_name and l.fencing_token = token;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.check_lock(text, bigint)
+create or replace function ops.check_lock(lock_name text, token bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+begin
+  perform from "ops"."locks" l where l.name = lock_name and l.fencing_token = token
+    and l.leased_until > clock_timestamp() for key share;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.acquire_lock(text, text, integer)
+revoke execute on function ops.acquire_lock(text, text, integer) from public;
+--> statement-breakpoint
+-- managed: grant ops.acquire_lock(text, text, integer) to plinth_platform
+grant execute on function ops.acquire_lock(text, text, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant ops.extend_lock(text, bigint, integer)
+revoke execute on function ops.extend_lock(text, bigint, integer) from public;
+--> statement-breakpoint
+-- managed: grant ops.extend_lock(text, bigint, integer) to plinth_platform
+grant execute on function ops.extend_lock(text, bigint, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant ops.release_lock(text, bigint)
+revoke execute on function ops.release_lock(text, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.release_lock(text, bigint) to plinth_platform
+grant execute on function ops.release_lock(text, bigint) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant ops.check_lock(text, bigint)
+revoke execute on function ops.check_lock(text, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.check_lock(text, bigint) to plinth_platform
+grant execute on function ops.check_lock(text, bigint) to plinth_platform;
+--> statement-breakpoint
+-- managed: function ops.acquire_tenant_lock(text, text, integer)
+create or replace function ops.acquire_tenant_lock(lock_name text, new_holder text, lease_ms integer)
+returns table (token bigint, held_by text, lease_left_ms integer)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  patience text := current_setting('lock_timeout');
+  blocked boolean := false;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  if organization is null then
+    raise exception 'there is no scope' using errcode = 'insufficient_privilege';
+  end if;
+  -- First, since the row of a lock that is held is none to wait for.
+  perform from "ops"."tenant_locks" l where l.organization_id = organization and l.name = lock_name and l.leased_until > instant;
+  if not found then
+    
+  begin
+    set local lock_timeout = '50ms';
+    insert into "ops"."tenant_locks" as l (organization_id, name, holder, fencing_token, acquired_at, leased_until)
+      values (organization, lock_name, new_holder, floor(extract(epoch from clock_timestamp()) * 1000000), instant,
+        instant + (lease_ms) * interval '1 millisecond')
+      on conflict (organization_id, name) do update set holder = excluded.holder,
+        fencing_token = greatest(l.fencing_token + 1, excluded.fencing_token),
+        acquired_at = excluded.acquired_at, leased_until = excluded.leased_until
+      where l.leased_until <= excluded.acquired_at
+      returning l.fencing_token into token;
+    execute format('set local lock_timeout = %L', patience);
+  exception when lock_not_available then
+    blocked := true;
+  end;
+  end if;
+  select l.holder, greatest(ceil(extract(epoch from l.leased_until - instant) * 1000), 0)
+    into held_by, lease_left_ms from "ops"."tenant_locks" l where l.organization_id = organization and l.name = lock_name;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.extend_tenant_lock(text, bigint, integer)
+create or replace function ops.extend_tenant_lock(lock_name text, token bigint, lease_ms integer)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."tenant_locks" l set leased_until = instant + (lease_ms) * interval '1 millisecond'
+    where l.organization_id = organization and l.name = lock_name and l.fencing_token = token and l.leased_until > instant;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.release_tenant_lock(text, bigint)
+create or replace function ops.release_tenant_lock(lock_name text, token bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+begin
+  update "ops"."tenant_locks" l set leased_until = least(l.leased_until, instant)
+    where l.organization_id = organization and l.name = lock_name and l.fencing_token = token;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: function ops.check_tenant_lock(text, bigint)
+create or replace function ops.check_tenant_lock(lock_name text, token bigint)
+returns boolean language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+begin
+  perform from "ops"."tenant_locks" l where l.organization_id = organization and l.name = lock_name and l.fencing_token = token
+    and l.leased_until > clock_timestamp() for key share;
+  return found;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.acquire_tenant_lock(text, text, integer)
+revoke execute on function ops.acquire_tenant_lock(text, text, integer) from public;
+--> statement-breakpoint
+-- managed: grant ops.acquire_tenant_lock(text, text, integer) to plinth_app
+grant execute on function ops.acquire_tenant_lock(text, text, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.extend_tenant_lock(text, bigint, integer)
+revoke execute on function ops.extend_tenant_lock(text, bigint, integer) from public;
+--> statement-breakpoint
+-- managed: grant ops.extend_tenant_lock(text, bigint, integer) to plinth_app
+grant execute on function ops.extend_tenant_lock(text, bigint, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.release_tenant_lock(text, bigint)
+revoke execute on function ops.release_tenant_lock(text, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.release_tenant_lock(text, bigint) to plinth_app
+grant execute on function ops.release_tenant_lock(text, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: grant ops.check_tenant_lock(text, bigint)
+revoke execute on function ops.check_tenant_lock(text, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.check_tenant_lock(text, bigint) to plinth_app
+grant execute on function ops.check_tenant_lock(text, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: function ops.take_tokens(text, boolean, bigint, numeric, bigint)
+create or replace function ops.take_tokens(bucket text, of_user boolean, capacity bigint, per_ms numeric, cost bigint)
+returns table (granted boolean, remaining bigint, retry_after_ms bigint)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  member uuid := nullif(current_setting('plinth.user_id', true), '')::uuid;
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+  refilled timestamptz;
+begin
+  if organization is null then
+    raise exception 'there is no scope' using errcode = 'insufficient_privilege';
+  end if;
+  granted := false;
+  -- What is denied at once writes nothing and locks nothing, however many ask.
+  select least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint, b.refilled_at into remaining, refilled from "ops"."rate_limits" b where b.organization_id = organization and b.key = bucket
+      and b.user_id is not distinct from (case when of_user then member end);
+  if remaining is null or remaining >= cost then
+    insert into "ops"."rate_limits" as b (id, organization_id, key, user_id, nanotokens, refilled_at, full_at)
+      values (identity.uuid_v7(), organization, bucket, case when of_user then member end, capacity - cost, instant, case when per_ms > 0 then
+          instant + (least(ceil((capacity - (capacity - cost)) / per_ms), 100000000000)::bigint) * interval '1 millisecond' end)
+      on conflict (organization_id, key, user_id) do update set nanotokens = least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint - cost,
+        refilled_at = greatest(b.refilled_at, excluded.refilled_at),
+        full_at = case when per_ms > 0 then
+          instant + (least(ceil((capacity - (least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint - cost)) / per_ms), 100000000000)::bigint) * interval '1 millisecond' end
+      where least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint >= cost
+      returning true, b.nanotokens, 0 into granted, remaining, retry_after_ms;
+  end if;
+  if granted is not true then
+    granted := false;
+  select least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint, b.refilled_at into remaining, refilled from "ops"."rate_limits" b where b.organization_id = organization and b.key = bucket
+      and b.user_id is not distinct from (case when of_user then member end);
+    retry_after_ms := ceil(least((cost - remaining) / nullif(per_ms, 0), 100000000000)
+      + greatest(extract(epoch from refilled - instant) * 1000, 0));
+  end if;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.take_tokens(text, boolean, bigint, numeric, bigint)
+revoke execute on function ops.take_tokens(text, boolean, bigint, numeric, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.take_tokens(text, boolean, bigint, numeric, bigint) to plinth_app
+grant execute on function ops.take_tokens(text, boolean, bigint, numeric, bigint) to plinth_app;
+--> statement-breakpoint
+-- managed: function ops.take_public_tokens(text, bigint, numeric, bigint)
+create or replace function ops.take_public_tokens(bucket text, capacity bigint, per_ms numeric, cost bigint)
+returns table (granted boolean, remaining bigint, retry_after_ms bigint)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+  refilled timestamptz;
+begin
+  granted := false;
+  -- What is denied at once writes nothing and locks nothing, however many ask.
+  select least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint, b.refilled_at into remaining, refilled from "ops"."public_rate_limits" b where b.key = bucket;
+  if remaining is null or remaining >= cost then
+    insert into "ops"."public_rate_limits" as b (key, nanotokens, refilled_at, full_at)
+      values (bucket, capacity - cost, instant, case when per_ms > 0 then
+          instant + (least(ceil((capacity - (capacity - cost)) / per_ms), 100000000000)::bigint) * interval '1 millisecond' end)
+      on conflict (key) do update set nanotokens = least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint - cost,
+        refilled_at = greatest(b.refilled_at, excluded.refilled_at),
+        full_at = case when per_ms > 0 then
+          instant + (least(ceil((capacity - (least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint - cost)) / per_ms), 100000000000)::bigint) * interval '1 millisecond' end
+      where least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint >= cost
+      returning true, b.nanotokens, 0 into granted, remaining, retry_after_ms;
+  end if;
+  if granted is not true then
+    granted := false;
+  select least(capacity, b.nanotokens
+    + floor(greatest(extract(epoch from instant - b.refilled_at) * 1000, 0) * per_ms))::bigint, b.refilled_at into remaining, refilled from "ops"."public_rate_limits" b where b.key = bucket;
+    retry_after_ms := ceil(least((cost - remaining) / nullif(per_ms, 0), 100000000000)
+      + greatest(extract(epoch from refilled - instant) * 1000, 0));
+  end if;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.take_public_tokens(text, bigint, numeric, bigint)
+revoke execute on function ops.take_public_tokens(text, bigint, numeric, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.take_public_tokens(text, bigint, numeric, bigint) to plinth_platform
+grant execute on function ops.take_public_tokens(text, bigint, numeric, bigint) to plinth_platform;
+--> statement-breakpoint
+-- managed: function ops.purge(text, integer, bigint)
+create or replace function ops.purge(kind text, max_rows integer, lock_age_ms bigint)
+returns integer language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  instant timestamptz := clock_timestamp()::timestamptz(3);
+  deleted integer := 0;
+  amount integer;
+  found_row record;
+begin
+  if kind = 'idempotency_keys' then
+  for found_row in
+    select t.organization_id, claim_id as own from "ops"."idempotency_keys" t where t.expires_at <= instant limit max_rows
+  loop
+    delete from "ops"."idempotency_keys" d where d.organization_id = found_row.organization_id and d.claim_id = any(array(
+      select t.claim_id from "ops"."idempotency_keys" t where t.organization_id = found_row.organization_id
+        and t.claim_id = found_row.own and t.expires_at <= instant for update skip locked));
+    if found then deleted := deleted + 1; end if;
+  end loop;
+  elsif kind = 'tenant_locks' then
+  for found_row in
+    select t.organization_id, name as own from "ops"."tenant_locks" t where t.leased_until <= instant - (lock_age_ms) * interval '1 millisecond' limit max_rows
+  loop
+    delete from "ops"."tenant_locks" d where d.organization_id = found_row.organization_id and d.name = any(array(
+      select t.name from "ops"."tenant_locks" t where t.organization_id = found_row.organization_id
+        and t.name = found_row.own and t.leased_until <= instant - (lock_age_ms) * interval '1 millisecond' for update skip locked));
+    if found then deleted := deleted + 1; end if;
+  end loop;
+  elsif kind = 'locks' then
+  delete from "ops"."locks" d where d.name = any(array(
+    select t.name from "ops"."locks" t where t.leased_until <= instant - (lock_age_ms) * interval '1 millisecond' limit max_rows for update skip locked));
+  get diagnostics amount = row_count;
+  deleted := deleted + amount;
+  elsif kind = 'rate_limits' then
+  for found_row in
+    select t.organization_id, id as own from "ops"."rate_limits" t where t.full_at <= instant limit max_rows
+  loop
+    delete from "ops"."rate_limits" d where d.organization_id = found_row.organization_id and d.id = any(array(
+      select t.id from "ops"."rate_limits" t where t.organization_id = found_row.organization_id
+        and t.id = found_row.own and t.full_at <= instant for update skip locked));
+    if found then deleted := deleted + 1; end if;
+  end loop;
+  elsif kind = 'public_rate_limits' then
+  delete from "ops"."public_rate_limits" d where d.key = any(array(
+    select t.key from "ops"."public_rate_limits" t where t.full_at <= instant limit max_rows for update skip locked));
+  get diagnostics amount = row_count;
+  deleted := deleted + amount;
+  end if;
+  return deleted;
+end $$;
+--> statement-breakpoint
+-- managed: grant ops.purge(text, integer, bigint)
+revoke execute on function ops.purge(text, integer, bigint) from public;
+--> statement-breakpoint
+-- managed: grant ops.purge(text, integer, bigint) to plinth_platform
+grant execute on function ops.purge(text, integer, bigint) to plinth_platform;

@@ -1,0 +1,188 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { ConnectionError, LockError, TimeoutError } from '../errors.ts'
+import { BudgetExceededError, ReservationError } from '../guard-errors.ts'
+import { type Tenancy, withTenant } from '../tenant.ts'
+import { checkText } from '../validation.ts'
+import { idempotently } from './idempotency.ts'
+import { isTransaction, keepLease } from './leases.ts'
+import {
+  extendReservation,
+  type HeldReservation,
+  type ReserveOptions,
+  release,
+  reserve,
+  type SettledUsage,
+  type SettleOptions,
+  settle,
+} from './reservations.ts'
+
+/** What a call did use, or cost. */
+export type ReportedUsage = Omit<SettleOptions, 'id' | 'operation' | 'endpoint' | 'runId'>
+
+export interface MeteredCall {
+  reservation: HeldReservation
+  /**
+   * Says what the call did use: the last report counts. A call that throws after it is paid for, and one that
+   * never reports cost as much as was reserved, as an estimate.
+   */
+  report(usage: ReportedUsage): void
+  /** Aborts when the amount is not held any more, since nobody could extend the lease. */
+  signal: AbortSignal
+}
+
+export interface MeteredOptions
+  extends ReserveOptions,
+    Pick<SettleOptions, 'operation' | 'endpoint' | 'runId' | 'metadata'> {
+  /**
+   * Of calls with one key one is made, also when they race: the others get its value, as JSON has it. A call
+   * that throws is no call, and may be made again.
+   */
+  idempotencyKey?: string
+  /** With a key: how long to wait for another call under it; not at all unless said. */
+  waitMs?: number
+  /**
+   * Is told that the ledger did not take a call that was made. Without it `metered` throws then, and the value is lost.
+   */
+  onUnsettled?: (error: unknown, usage: SettleOptions) => void
+}
+
+export interface Metered<T> {
+  value: T
+  /** Undefined if it was not settled, and for the value of an earlier call. */
+  usage: SettledUsage | undefined
+  /** The value is that of an earlier call with the same key. */
+  replayed: boolean
+}
+
+/** How often the ledger is asked to take a call, and for how long to wait in between at first. */
+const ATTEMPTS = 4
+const FIRST_RETRY_MS = 100
+
+/**
+ * Calls a model within its budgets: reserves what the call can cost at most, makes it, and settles it by what
+ * it reports. If it throws, what was reserved is given back.
+ *
+ * Outside of a scope, each step is a transaction of its own, and none is open during the call; the lease is
+ * extended as long as it takes. Within one everything is in its transaction: others wait for the budgets until it
+ * ends, and if it is rolled back, nothing is on record.
+ *
+ * A process that dies in between gives back what it held when the lease ends. Its call is on no ledger.
+ *
+ * @throws {BudgetExceededError} without calling, if a budget has no room. @throws {UnpricedError}
+ * @throws {IdempotencyError} for a key that is in use, or that was used for something else.
+ * @throws {ValidationError} as `reserve` and `settle`. @throws what `call` throws.
+ */
+export async function metered<T>(
+  tenancy: Tenancy,
+  { idempotencyKey, waitMs, ...options }: MeteredOptions,
+  call: (call: MeteredCall) => Promise<T>,
+): Promise<Metered<T>> {
+  if (idempotencyKey === undefined) {
+    return { ...(await run(tenancy, options, call)), replayed: false }
+  }
+  checkText('idempotencyKey', idempotencyKey, { max: 190 })
+  let usage: SettledUsage | undefined
+  const { onUnsettled: _, leaseMs, amountNanos, ...request } = options
+  const { value, replayed } = await idempotently(
+    tenancy,
+    {
+      key: `metered ${idempotencyKey}`,
+      request: { ...request, amountNanos: amountNanos?.toString() },
+      ...(leaseMs !== undefined && { leaseMs }),
+      ...(waitMs !== undefined && { waitMs }),
+    },
+    async () => {
+      const made = await run(tenancy, options, call)
+      usage = made.usage
+      return made.value
+    },
+  )
+  return { value, usage, replayed }
+}
+
+async function run<T>(
+  tenancy: Tenancy,
+  {
+    operation,
+    endpoint,
+    runId,
+    metadata,
+    onUnsettled,
+    ...options
+  }: Omit<MeteredOptions, 'idempotencyKey'>,
+  call: (call: MeteredCall) => Promise<T>,
+): Promise<Omit<Metered<T>, 'replayed'>> {
+  const asked = performance.now()
+  const outcome = await withTenant(tenancy, (tenant) => reserve(tenant, options))
+  if (!outcome.granted) throw new BudgetExceededError(outcome)
+  const { reservation } = outcome
+  const { id, amountNanos } = reservation
+
+  let reported: ReportedUsage | undefined
+  const leaseMs = reservation.leasedUntil.getTime() - reservation.createdAt.getTime()
+  // In a scope nobody sees it before the end, and the connection is the caller's.
+  const lease = isTransaction(tenancy.db)
+    ? { signal: new AbortController().signal, stop: async () => {} }
+    : keepLease({
+        ...{ leaseMs, since: asked },
+        lost: () => new ReservationError('ended', id),
+        extend: () => extended(tenancy, { id, leaseMs }),
+      })
+  const started = performance.now()
+  const settled = async (usage: ReportedUsage) => {
+    const whole: SettleOptions = {
+      ...{ id, operation, endpoint, runId, metadata },
+      latencyMs: Math.round(performance.now() - started),
+      ...usage,
+    }
+    try {
+      return await retried(() => withTenant(tenancy, (tenant) => settle(tenant, whole)))
+    } catch (error) {
+      if (!onUnsettled) throw error
+      onUnsettled(error, whole)
+    }
+  }
+  const report = (usage: ReportedUsage) => {
+    reported = usage
+  }
+  let value: T
+  try {
+    value = await call({ reservation, report, signal: lease.signal })
+  } catch (error) {
+    await lease.stop()
+    // What the call threw is the error to know of; what could not be given back ends with the lease.
+    if (reported) await settled(reported).catch(() => {})
+    else await withTenant(tenancy, (tenant) => release(tenant, id)).catch(() => {})
+    throw error
+  }
+  await lease.stop()
+  return {
+    value,
+    usage: await settled(reported ?? { costNanos: amountNanos, status: 'estimated' }),
+  }
+}
+
+/** Extends a reservation; false if it is not held any more. */
+const extended = (tenancy: Tenancy, options: { id: string; leaseMs: number }): Promise<boolean> =>
+  withTenant(tenancy, (tenant) => extendReservation(tenant, options)).then(
+    () => true,
+    (error) => {
+      if (error instanceof ReservationError) return false
+      throw error
+    },
+  )
+
+/** Tries again what a lost connection, a timeout or a lock kept from being done. To settle twice is to settle once. */
+async function retried<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!isTransient(error) || attempt === ATTEMPTS) throw error
+      await pause(FIRST_RETRY_MS * 4 ** (attempt - 1))
+    }
+  }
+}
+
+const isTransient = (error: unknown) =>
+  error instanceof ConnectionError || error instanceof TimeoutError || error instanceof LockError
