@@ -83,11 +83,13 @@ export {
 } from './placements.ts'
 export {
   type ApplicablePrice,
+  type CallEstimate,
   type ClosePriceOptions,
   type CostLine,
   type CreatePriceOptions,
   closePrice,
   createPrice,
+  estimateCost,
   type ImportedPrices,
   type ImportPricesOptions,
   importPrices,
@@ -98,7 +100,25 @@ export {
   type UsageCounts,
 } from './prices.ts'
 export * from './rate-limits.ts'
-export * from './reservations.ts'
+export {
+  type BlockingBudget,
+  type ExtendReservationOptions,
+  expireReservations,
+  extendReservation,
+  getReservation,
+  type HeldReservation,
+  type ListReservationsOptions,
+  listReservations,
+  type PurgeReservationsOptions,
+  purgeReservations,
+  type ReserveOptions,
+  type ReserveOutcome,
+  release,
+  reserve,
+  type SettledUsage,
+  type SettleOptions,
+  settle,
+} from './reservations.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -6,6 +6,7 @@ import { checkText } from '../validation.ts'
 import { idempotently } from './idempotency.ts'
 import { isTransaction, keepLease } from './leases.ts'
 import {
+  checkSettled,
   extendReservation,
   type HeldReservation,
   type ReserveOptions,
@@ -22,7 +23,7 @@ export type ReportedUsage = Omit<SettleOptions, 'id' | 'operation' | 'endpoint' 
 export interface MeteredCall {
   reservation: HeldReservation
   /**
-   * Says what the call did use: the last report counts. A call that throws after it is paid for, and one that
+   * Says what the call did use: the last report counts. @throws {ValidationError} for what cannot be. A call that throws after it is paid for, and one that
    * never reports cost as much as was reserved, as an estimate.
    */
   report(usage: ReportedUsage): void
@@ -118,6 +119,7 @@ async function run<T>(
   const { reservation } = outcome
   const { id, amountNanos } = reservation
 
+  const unknown: ReportedUsage = { costNanos: amountNanos, status: 'estimated' }
   let reported: ReportedUsage | undefined
   const leaseMs = reservation.leasedUntil.getTime() - reservation.createdAt.getTime()
   // In a scope nobody sees it before the end, and the connection is the caller's.
@@ -143,6 +145,9 @@ async function run<T>(
     }
   }
   const report = (usage: ReportedUsage) => {
+    // Whatever is wrong with the report, the call was made.
+    reported ??= unknown
+    checkSettled(usage)
     reported = usage
   }
   let value: T
@@ -158,7 +163,7 @@ async function run<T>(
   await lease.stop()
   return {
     value,
-    usage: await settled(reported ?? { costNanos: amountNanos, status: 'estimated' }),
+    usage: await settled(reported ?? unknown),
   }
 }
 

@@ -162,6 +162,41 @@ export function priceUsage(
   return { status: 'priced', costNanos, priceIds, lines }
 }
 
+/** What a call will use at most. */
+export interface CallEstimate
+  extends Pick<
+    UsageCounts,
+    'inputTokens' | 'embeddingTokens' | 'images' | 'audioSeconds' | 'requests'
+  > {
+  /** As the call limits them: what is not limited cannot be reserved for. */
+  maxOutputTokens?: number
+}
+
+/**
+ * Computes what a call can cost at most: whatever part of its input is read from a cache or written to one,
+ * and of its output is reasoning. Undefined for what has no price. Pure.
+ *
+ * @throws {ValidationError} as `priceUsage`.
+ */
+export function estimateCost(
+  prices: readonly ApplicablePrice[],
+  { maxOutputTokens = 0, inputTokens = 0, ...rest }: CallEstimate,
+): bigint | undefined {
+  checkInteger('maxOutputTokens', maxOutputTokens)
+  const inputs = [{}, { cacheReadTokens: inputTokens }, { cacheWriteTokens: inputTokens }]
+  const outputs = [{}, { reasoningTokens: maxOutputTokens }]
+  const costs = inputs.flatMap((input) =>
+    outputs.map((output) => {
+      const usage = { ...rest, inputTokens, outputTokens: maxOutputTokens, ...input, ...output }
+      return priceUsage(prices, usage).costNanos
+    }),
+  )
+  return costs.reduce<bigint | undefined>((most, cost) => {
+    if (cost === null) return most
+    return most === undefined || cost > most ? cost : most
+  }, undefined)
+}
+
 export interface CreatePriceOptions {
   provider: string
   model: string

@@ -16,11 +16,11 @@ import {
 } from '../validation.ts'
 import { type ExceededBudget, type RawWindow, windowFrom } from './charging.ts'
 import {
-  type ApplicablePrice,
+  type CallEstimate,
+  estimateCost,
   listPrices,
   MAX_MODEL,
   MAX_PROVIDER,
-  priceUsage,
   type UsageCounts,
 } from './prices.ts'
 import { checkUsage, type RecordedUsage, type RecordUsageOptions, writeUsages } from './usage.ts'
@@ -28,41 +28,6 @@ import { checkUsage, type RecordedUsage, type RecordUsageOptions, writeUsages } 
 const MAX_PAGE = 500
 const DAY_MS = 86_400_000
 const LEASE_MS = 300_000
-
-/** What a call will use at most. */
-export interface CallEstimate
-  extends Pick<
-    UsageCounts,
-    'inputTokens' | 'embeddingTokens' | 'images' | 'audioSeconds' | 'requests'
-  > {
-  /** As the call limits them: what is not limited cannot be reserved for. */
-  maxOutputTokens?: number
-}
-
-/**
- * Computes what a call can cost at most: whatever part of its input is read from a cache or written to one,
- * and of its output is reasoning. Undefined for what has no price. Pure.
- *
- * @throws {ValidationError} as `priceUsage`.
- */
-export function estimateCost(
-  prices: readonly ApplicablePrice[],
-  { maxOutputTokens = 0, inputTokens = 0, ...rest }: CallEstimate,
-): bigint | undefined {
-  checkInteger('maxOutputTokens', maxOutputTokens)
-  const inputs = [{}, { cacheReadTokens: inputTokens }, { cacheWriteTokens: inputTokens }]
-  const outputs = [{}, { reasoningTokens: maxOutputTokens }]
-  const costs = inputs.flatMap((input) =>
-    outputs.map((output) => {
-      const usage = { ...rest, inputTokens, outputTokens: maxOutputTokens, ...input, ...output }
-      return priceUsage(prices, usage).costNanos
-    }),
-  )
-  return costs.reduce<bigint | undefined>((most, cost) => {
-    if (cost === null) return most
-    return most === undefined || cost > most ? cost : most
-  }, undefined)
-}
 
 export interface ReserveOptions extends CallEstimate {
   provider: string
@@ -225,14 +190,14 @@ export interface SettledUsage extends RecordedUsage {
  */
 export async function settle(
   tenant: Tenant,
-  { id, ...usage }: SettleOptions,
+  { id, model, operation = 'call', ...usage }: SettleOptions,
 ): Promise<SettledUsage> {
   checkUuid('id', id)
-  checkUsage('usage', { provider: 'x', model: 'x', operation: 'call', ...usage })
+  checkSettled({ model, operation, ...usage })
   const held = only(await resolve(tenant, id, 'settled'))
   const usages = [
     {
-      ...{ provider: held.provider, model: held.model, operation: 'call', ...usage },
+      ...{ ...usage, provider: held.provider, model: model ?? held.model, operation },
       ...{ userId: held.userId, projectId: held.projectId },
       estimateNanos: BigInt(held.amountNanos),
       occurredAt: new Date(held.createdAt),
@@ -243,6 +208,12 @@ export async function settle(
   const { recorded, exceeded } = await writeUsages(tenant, usages, holder)
   return { ...only(recorded), late: held.isLate, exceeded }
 }
+
+/** Checks what a call is said to have used, before anything is asked of the database. @throws {ValidationError} */
+export const checkSettled = ({ model, operation, ...usage }: Omit<SettleOptions, 'id'>) =>
+  checkUsage('usage', {
+    ...{ ...usage, provider: 'any', model: model ?? 'any', operation: operation ?? 'call' },
+  })
 
 /**
  * Gives back what was reserved for a call that was not made. Again, and after the lease, it changes nothing.

@@ -8,6 +8,7 @@ import {
   type CatalogueProvider,
   closePrice,
   createPrice,
+  estimateCost,
   importPrices,
   listPrices,
   priceUsage,
@@ -347,5 +348,27 @@ describe('importPrices', () => {
 
     await importPrices(db, { catalogue: of({ input_mtok: 1, output_mtok: 1 }, 'acme-embed') })
     expect(await timeline(db, 'acme-embed')).toHaveLength(3)
+  })
+})
+
+describe('estimateCost', () => {
+  const price = (unit: 'input' | 'output' | 'cache_read' | 'reasoning', nanos: bigint) => ({
+    ...{ id: unit, unit, tierFrom: 0, nanosPerMillion: nanos * 1_000_000n },
+    ...{ validFrom: new Date(0), validTo: null },
+  })
+
+  test('is the dearest way in which the tokens can be counted', () => {
+    const prices = [price('input', 2n), price('output', 3n), price('cache_read', 1n)]
+    expect(estimateCost(prices, { inputTokens: 10, maxOutputTokens: 10 })).toBe(50n)
+    expect(
+      estimateCost([...prices, price('reasoning', 9n)], { inputTokens: 10, maxOutputTokens: 10 }),
+    ).toBe(110n)
+  })
+
+  test('is not known without a price for all of it', () => {
+    expect(
+      estimateCost([price('input', 1n)], { inputTokens: 1, maxOutputTokens: 1 }),
+    ).toBeUndefined()
+    expect(estimateCost([], { inputTokens: 1 })).toBeUndefined()
   })
 })

@@ -8,7 +8,6 @@ import { listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import { budgetDrift, budgetStatus } from '../../src/queries/budgets.ts'
 import { listUsage, recordUsage } from '../../src/queries/costs.ts'
 import {
-  estimateCost,
   expireReservations,
   extendReservation,
   getReservation,
@@ -388,27 +387,5 @@ describe('a lease', () => {
       expect(await purgeReservations(tenant, { olderThanMs: 86_400_000 })).toBe(1)
       expect(await listReservations(tenant)).toMatchObject([{ state: 'held' }])
     })
-  })
-})
-
-describe('estimateCost', () => {
-  const price = (unit: 'input' | 'output' | 'cache_read' | 'reasoning', nanos: bigint) => ({
-    ...{ id: unit, unit, tierFrom: 0, nanosPerMillion: nanos * 1_000_000n },
-    ...{ validFrom: new Date(0), validTo: null },
-  })
-
-  test('is the dearest way in which the tokens can be counted', () => {
-    const prices = [price('input', 2n), price('output', 3n), price('cache_read', 1n)]
-    expect(estimateCost(prices, { inputTokens: 10, maxOutputTokens: 10 })).toBe(50n)
-    expect(
-      estimateCost([...prices, price('reasoning', 9n)], { inputTokens: 10, maxOutputTokens: 10 }),
-    ).toBe(110n)
-  })
-
-  test('is not known without a price for all of it', () => {
-    expect(
-      estimateCost([price('input', 1n)], { inputTokens: 1, maxOutputTokens: 1 }),
-    ).toBeUndefined()
-    expect(estimateCost([], { inputTokens: 1 })).toBeUndefined()
   })
 })
