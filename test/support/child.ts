@@ -41,3 +41,8 @@ export function runChild(script: string, args: string[], env: Record<string, str
     },
   }
 }
+
+/** Waits for the abort of a signal, which may have been. */
+export const aborted = async (signal: AbortSignal): Promise<void> => {
+  if (!signal.aborted) await once(signal, 'abort')
+}
