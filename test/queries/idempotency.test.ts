@@ -16,7 +16,7 @@ import { uuidV7 } from '../../src/schema/columns.ts'
 import { idempotencyKeys } from '../../src/schema/ops.ts'
 import { asService, inTenant, type Scope, type Tenancy } from '../../src/tenant.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
-import { runChild } from '../support/child.ts'
+import { aborted, runChild } from '../support/child.ts'
 import { owner, root, test, url } from '../support/database.ts'
 import { openProxy } from '../support/proxy.ts'
 
@@ -250,7 +250,7 @@ describe('a holder', () => {
       await expect(
         inTenant(root, tenancy, (tenant) => checkClaim(tenant, { key, id })),
       ).rejects.toMatchObject({ reason: 'lost' })
-      await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      await aborted(signal)
       expect(signal.reason).toBeInstanceOf(IdempotencyError)
       return 'slow'
     })

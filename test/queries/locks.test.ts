@@ -19,7 +19,7 @@ import { uuidV7 } from '../../src/schema/columns.ts'
 import { locks, tenantLocks } from '../../src/schema/ops.ts'
 import { asService, inTenant, type Scope } from '../../src/tenant.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
-import { runChild } from '../support/child.ts'
+import { aborted, runChild } from '../support/child.ts'
 import { owner, root, test, url } from '../support/database.ts'
 
 /** Every place of a lock, for whoever may have one there. */
@@ -225,7 +225,7 @@ describe('a holder at work', () => {
       tokens.push(token)
       await expire(name)
       tokens.push(held(await acquireLock(root, { name })).token)
-      await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      await aborted(signal)
       expect(signal.reason).toBeInstanceOf(LockLostError)
     })
     await expect(slow).rejects.toThrow(LockLostError)

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { afterAll } from 'vitest'
 
 export interface Child {
   /** Resolves when it has said so. */
@@ -9,6 +10,13 @@ export interface Child {
   ended(): Promise<string[]>
 }
 
+const children: ChildProcess[] = []
+
+// One that a failed test has left stopped would never end by itself.
+afterAll(() => {
+  for (const child of children) child.kill('SIGKILL')
+})
+
 /** Runs a script of test/support in a process of its own, with lines of its output to wait for. */
 export function runChild(script: string, args: string[], env: Record<string, string> = {}): Child {
   const child: ChildProcess = spawn(
@@ -16,6 +24,7 @@ export function runChild(script: string, args: string[], env: Record<string, str
     ['--import', 'tsx', `test/support/${script}.ts`, ...args],
     { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } },
   )
+  children.push(child)
   const exit = once(child, 'close')
   let text = ''
   let notice = () => {}
@@ -40,4 +49,9 @@ export function runChild(script: string, args: string[], env: Record<string, str
       return lines()
     },
   }
+}
+
+/** Waits for the abort of a signal, which may have been. */
+export const aborted = async (signal: AbortSignal): Promise<void> => {
+  if (!signal.aborted) await once(signal, 'abort')
 }
