@@ -122,6 +122,20 @@ export function checkInstant(argument: string, value: unknown): asserts value is
   }
 }
 
+/** Checks the name of a time zone. Not an offset, nor a short name: Postgres reads +01:00 and CET in ways of its own. */
+export function checkTimeZone(argument: string, value: unknown): asserts value is string {
+  checkText(argument, value, { max: 100 })
+  const problem = 'must be UTC or a name such as Europe/Berlin'
+  if (value !== 'UTC' && !/^[A-Za-z_]+\/[\w+/-]+$/.test(value)) {
+    throw new ValidationError(argument, problem)
+  }
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: value })
+  } catch {
+    throw new ValidationError(argument, problem)
+  }
+}
+
 /** Checks that a value is one of a closed list. */
 export function checkOneOf<T extends string>(
   argument: string,

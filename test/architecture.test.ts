@@ -51,6 +51,7 @@ const SHARED = [
   'partitions',
   'policies',
   'retrieval',
+  'scopes',
   'words',
   'search-objects',
   'spaces',

@@ -4,7 +4,7 @@ import { rowsOf } from '../database.ts'
 import { ValidationError } from '../errors.ts'
 import { usageEvents } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInstant, checkLimit, checkOneOf, checkText, checkUuid } from '../validation.ts'
+import { checkInstant, checkLimit, checkOneOf, checkTimeZone, checkUuid } from '../validation.ts'
 
 export * from './usage.ts'
 
@@ -71,7 +71,7 @@ export async function spend<By extends SpendBy = never, Period extends SpendPeri
   { period, timeZone = 'UTC', by, limit = MAX_ROWS, ...range }: SpendOptions<By, Period>,
 ): Promise<SpendRow<By, Period>[]> {
   if (period !== undefined) checkOneOf('period', period, SPEND_PERIODS)
-  checkTimeZone(timeZone)
+  checkTimeZone('timeZone', timeZone)
   if (by !== undefined) checkOneOf('by', by, SPEND_BY)
   checkLimit(limit, MAX_ROWS)
   const rows = await sumUp<By, Period>(tenant, { ...range, period, timeZone, by, limit: limit + 1 })
@@ -173,18 +173,4 @@ async function sumUp<By extends SpendBy, Period extends SpendPeriod>(
         tokens: Number(tokens),
       }) as SpendRow<By, Period>,
   )
-}
-
-/** Checks the name of a time zone. Not an offset, nor a short name: Postgres reads +01:00 and CET in ways of its own. */
-function checkTimeZone(timeZone: unknown): asserts timeZone is string {
-  checkText('timeZone', timeZone, { max: 100 })
-  const problem = 'must be UTC or a name such as Europe/Berlin'
-  if (timeZone !== 'UTC' && !/^[A-Za-z_]+\/[\w+/-]+$/.test(timeZone)) {
-    throw new ValidationError('timeZone', problem)
-  }
-  try {
-    new Intl.DateTimeFormat('en', { timeZone })
-  } catch {
-    throw new ValidationError('timeZone', problem)
-  }
 }

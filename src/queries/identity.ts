@@ -18,6 +18,7 @@ import {
   checkLimit,
   checkOneOf,
   checkText,
+  checkTimeZone,
   checkUuid,
 } from '../validation.ts'
 
@@ -137,6 +138,8 @@ export interface CreateOrganizationOptions {
   ownerId: string
   kind?: OrganizationKind
   settings?: Record<string, unknown>
+  /** Where its days and months begin: `UTC` unless said, or a name such as `Europe/Berlin`. */
+  timeZone?: string
 }
 
 /**
@@ -147,18 +150,28 @@ export interface CreateOrganizationOptions {
  */
 export async function createOrganization(
   db: Database,
-  { slug, name, ownerId, kind = 'team', settings = {} }: CreateOrganizationOptions,
+  {
+    slug,
+    name,
+    ownerId,
+    kind = 'team',
+    settings = {},
+    timeZone = 'UTC',
+  }: CreateOrganizationOptions,
 ): Promise<Organization> {
   checkText('slug', slug, { max: 100 })
   checkText('name', name, { max: 200 })
   checkUuid('ownerId', ownerId)
   checkOneOf('kind', kind, organizationKind.enumValues)
   checkJson('settings', settings)
+  checkTimeZone('timeZone', timeZone)
 
   return mapErrors(() =>
     db.transaction(async (tx) => {
       const organization = only(
-        await run(tx.insert(organizations).values({ slug, name, kind, settings }).returning()),
+        await run(
+          tx.insert(organizations).values({ slug, name, kind, settings, timeZone }).returning(),
+        ),
       )
       await asService(tx, organization.id, ({ db, organizationId }) =>
         run(db.insert(memberships).values({ organizationId, userId: ownerId, role: 'owner' })),
@@ -191,6 +204,40 @@ export async function findOrganizationBySlug(
       .where(eq(sql`lower(${organizations.slug})`, sql`lower(${slug})`)),
   )
   return organization
+}
+
+export interface UpdateOrganizationOptions {
+  id: string
+  name?: string
+  /** In place of all that were. */
+  settings?: Record<string, unknown>
+  /** `UTC`, or a name such as `Europe/Berlin`. */
+  timeZone?: string
+}
+
+/**
+ * Changes what is given of an organization, an archived one too.
+ *
+ * @throws {NotFoundError} for an unknown id. @throws {ValidationError}
+ */
+export async function updateOrganization(
+  db: Database,
+  { id, name, settings, timeZone }: UpdateOrganizationOptions,
+): Promise<Organization> {
+  checkUuid('id', id)
+  if (name !== undefined) checkText('name', name, { max: 200 })
+  if (settings !== undefined) checkJson('settings', settings)
+  if (timeZone !== undefined) checkTimeZone('timeZone', timeZone)
+  return found(
+    db
+      .update(organizations)
+      // Said here, so that there is something to set when nothing is given.
+      .set({ name, settings, timeZone, updatedAt: sql`now()` })
+      .where(eq(organizations.id, id))
+      .returning(),
+    'organization',
+    id,
+  )
 }
 
 /**

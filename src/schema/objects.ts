@@ -9,6 +9,7 @@ import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
+import { scopeObjects } from './scopes.ts'
 import { searchObjects } from './search-objects.ts'
 import { spaceObjects } from './spaces.ts'
 import { wordObjects } from './words.ts'
@@ -17,6 +18,7 @@ import { wordObjects } from './words.ts'
 export const managedObjects: readonly ManagedObject[] = [
   ...roleObjects,
   ...partitionObjects,
+  ...scopeObjects,
   ...identityObjects,
   ...searchObjects,
   ...retrievalObjects,

@@ -16,6 +16,7 @@ import {
   listOrganizations,
   restoreOrganization,
   restoreUser,
+  updateOrganization,
   upsertUser,
 } from '../../src/queries/identity.ts'
 import { addMember } from '../../src/queries/members.ts'
@@ -177,5 +178,31 @@ describe('platform tables', () => {
     await expect(inTenant(db, scope, ({ db }) => getUser(db, scope.userId))).rejects.toBeInstanceOf(
       ForbiddenError,
     )
+  })
+})
+
+describe('updateOrganization', () => {
+  test('changes what it is given, and nothing else', async ({ db }) => {
+    const { id, name } = await makeOrganization(db)
+
+    expect(await updateOrganization(db, { id, timeZone: 'Europe/Berlin' })).toMatchObject({
+      ...{ name, timeZone: 'Europe/Berlin' },
+    })
+    expect(await updateOrganization(db, { id, name: 'New', settings: { a: 1 } })).toMatchObject({
+      ...{ name: 'New', timeZone: 'Europe/Berlin', settings: { a: 1 } },
+    })
+    expect(await updateOrganization(db, { id })).toMatchObject({ name: 'New', settings: { a: 1 } })
+  })
+
+  test('refuses what is no time zone, and an organization that is not there', async ({ db }) => {
+    const { id, ownerId } = await makeOrganization(db)
+
+    for (const timeZone of ['+01:00', 'CET', 'Nowhere/City', '']) {
+      await expect(updateOrganization(db, { id, timeZone })).rejects.toBeInstanceOf(ValidationError)
+      await expect(
+        createOrganization(db, { slug: uuidV7(), name: 'New', ownerId, timeZone }),
+      ).rejects.toBeInstanceOf(ValidationError)
+    }
+    await expect(updateOrganization(db, { id: uuidV7() })).rejects.toBeInstanceOf(NotFoundError)
   })
 })
