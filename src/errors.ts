@@ -361,6 +361,7 @@ export function toPlinthError(error: unknown): unknown {
   if (code === '55000') {
     const reason = SPACE_PROBLEMS.find((it) => named('detail') === `plinth.space.${it}`)
     if (reason) return new SpaceError(reason, found.message, { cause })
+    if (named('detail') === 'plinth.last_owner') return new LastOwnerError(named('hint'))
   }
   // What a function of the database looked for, as it says itself.
   if (code === 'P0002') return new NotFoundError(named('detail'), named('hint'))

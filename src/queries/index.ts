@@ -7,7 +7,9 @@ export {
 } from './activity.ts'
 export * from './activity-buffer.ts'
 export * from './ai.ts'
+export * from './api-keys.ts'
 export * from './asking.ts'
+export * from './auth-logs.ts'
 export * from './chunks.ts'
 export * from './comparison.ts'
 export * from './context.ts'
@@ -28,6 +30,16 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export {
+  type ListDeliveriesOptions,
+  listDeliveries,
+  type PurgeDeliveriesOptions,
+  purgeDeliveries,
+  type RecordDeliveryOptions,
+  type RecordedDelivery,
+  recordDelivery,
+} from './deliveries.ts'
+export * from './delivery-queue.ts'
 export * from './drift.ts'
 export {
   type EmbedFunction,
@@ -38,6 +50,7 @@ export {
   retryDeadJobs,
   runEmbeddingJobs,
 } from './embedding-jobs.ts'
+export * from './error-logs.ts'
 export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
 export * from './identity.ts'
@@ -64,6 +77,7 @@ export {
   namespaceDrift,
   removeNamespace,
 } from './namespaces.ts'
+export * from './oauth-tokens.ts'
 export {
   type ClaimedPlacement,
   type ClaimPlacementsOptions,

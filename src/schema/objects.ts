@@ -1,6 +1,8 @@
+import { accessObjects } from './access.ts'
 import { activityObjects } from './activity.ts'
 import { aiObjects } from './ai.ts'
 import { costsObjects } from './costs.ts'
+import { deliveryObjects } from './deliveries.ts'
 import { driftObjects } from './drift.ts'
 import { identityObjects } from './identity.ts'
 import { ledgerObjects } from './ledger.ts'
@@ -20,6 +22,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...partitionObjects,
   ...scopeObjects,
   ...identityObjects,
+  ...accessObjects,
   ...searchObjects,
   ...retrievalObjects,
   ...wordObjects,
@@ -29,5 +32,6 @@ export const managedObjects: readonly ManagedObject[] = [
   ...costsObjects,
   ...ledgerObjects,
   ...activityObjects,
+  ...deliveryObjects,
   ...aiObjects,
 ]
