@@ -122,20 +122,28 @@ const SHAPES: readonly [RegExp, string][] = [
     `$1 ${REDACTED}`,
   ],
   // Headers: the rest of the line, or of the quoted text.
-  [
-    /((?:authorization|cookie)["']?\s{0,4}[=:]\s{0,4}["']?)(?!\[redacted\](?:["'\r\n]|$))[^\s"'][^\r\n"']*/gi,
-    `$1${REDACTED}`,
-  ],
+  [/((?:authorization|cookie)["']?\s{0,4}[=:]\s{0,4}["']?)[^\s"'][^\r\n"']*/gi, `$1${REDACTED}`],
   // name=value and name: value, as in messages, queries and connection strings.
   [
-    /((?:password|passwd|passphrase|pwd|secret|token|jwt|api[_-]?key|private[_-]?key|secret[_-]?key|access[_-]?key)["']?\s{0,4}[=:]\s{0,4}["']?)(?!\[redacted\])[^\s"'&;,]+/gi,
+    /((?:password|passwd|passphrase|pwd|secret|token|jwt|api[_-]?key|private[_-]?key|secret[_-]?key|access[_-]?key)["']?\s{0,4}[=:]\s{0,4}["']?)[^\s"'&;,]+/gi,
     `$1${REDACTED}`,
   ],
 ]
 
-/** Whether there may be a secret at all: most texts are done after this. */
-const HINT =
-  /pass|secret|token|auth|cookie|credential|key|jwt|pwd|bearer|basic|pepper|connection|session|"(?:otp|pin|cvv|cvc|csc|ssn|sid|pw)"|:\/\/|-----BEGIN|eyJ|pl[ki]_|sk-|[srp]k_|whs|A[KS]IA|gh[pousr]_|_pat_|npm_|hf_|glpat|xox|xapp|AIza|ya29|SG\.|\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d/i
+/** Between the words of a name, as far as names are found without reading them as JSON. */
+const GAP = '[^a-z0-9"]{0,3}'
+
+/** Whether there may be a secret at all, in a text or in JSON: most are done after this. */
+const HINT = new RegExp(
+  [
+    `pass${GAP}(?:word|wd|phrase|code)|secret|token(?!s)|authorization|cookie|credential|jwt|pwd|bearer|basic|pepper`,
+    `(?:api|private|access|signing|encryption|master)${GAP}key|connection${GAP}string|session${GAP}id`,
+    `"${GAP}(?:${[...SECRET_WORDS].join('|')})${GAP}"`,
+    String.raw`:\/\/|-----BEGIN|eyJ|pl[ki]_|sk-|[srp]k_|whs|A[KS]IA|gh[pousr]_|_pat_|npm_|hf_|glpat|xox|xapp|AIza|ya29|SG\.`,
+    String.raw`\d(?:[ -]?\d){12}`,
+  ].join('|'),
+  'i',
+)
 
 /** A text with what looks like a secret in it replaced by `[redacted]`. */
 export function redactText(text: string): string {

@@ -121,7 +121,8 @@ describe('verifyApiKey', () => {
       expect(error).toBeInstanceOf(ApiKeyError)
       expect(error).toMatchObject({ reason: 'unknown', message: 'the API key is not known' })
     }
-    expect(await lastUse(db, scope)).toBeNull()
+    const keys = await inTenant(db, scope, listApiKeys)
+    expect(keys.map(({ lastUsedAt }) => lastUsedAt)).toEqual([null, null])
     await expect(verifyApiKey(db, '')).rejects.toBeInstanceOf(ValidationError)
   })
 

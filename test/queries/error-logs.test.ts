@@ -133,11 +133,15 @@ test.skipIf(!url)('errors by the hundred make one group, and none waits for anot
   expect(found).toEqual({ groups: 1, lines: 100 })
 
   // Due to be written, while somebody else has the group.
+  await rowsOf(
+    owner,
+    sql`update activity.error_groups set last_seen_at = now() - interval '1 hour'
+      where fingerprint = ${fingerprint} returning id`,
+  )
   const done = await owner.transaction(async (tx) => {
     await rowsOf(
       tx,
-      sql`update activity.error_groups set last_seen_at = now() - interval '1 hour'
-        where fingerprint = ${fingerprint} returning id`,
+      sql`select id from activity.error_groups where fingerprint = ${fingerprint} for update`,
     )
     return Promise.race([
       Promise.all([fail(), fail()]).then(() => 'recorded'),
