@@ -4,6 +4,7 @@ import {
   type ConstraintKind,
   ForbiddenError,
   type ForbiddenReason,
+  LastOwnerError,
   LockError,
   MigrationError,
   MissingPartitionError,
@@ -109,6 +110,7 @@ export function toPlinthError(error: unknown): unknown {
   if (code === '55000') {
     const reason = SPACE_REASONS.find((it) => named('detail') === `plinth.space.${it}`)
     if (reason) return new SpaceError(reason, found.message, { cause })
+    if (named('detail') === 'plinth.last_owner') return new LastOwnerError(named('hint'))
     const how = RESERVATION_REASONS.find((it) => named('detail') === `plinth.reservation.${it}`)
     if (how) return new ReservationError(how, named('hint'), { cause })
   }

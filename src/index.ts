@@ -9,7 +9,12 @@ export {
   hashingModel,
 } from './embedding.ts'
 export * from './errors.ts'
+export {
+  type FingerprintSubject,
+  fingerprintOf,
+} from './fingerprint.ts'
 export * from './guard-errors.ts'
+export * from './key-ring.ts'
 export * from './lifecycle/adopt.ts'
 export * from './lifecycle/budgets.ts'
 export * from './lifecycle/partitions.ts'
@@ -18,6 +23,7 @@ export type { MetadataCondition, MetadataFilter, MetadataValue } from './metadat
 export { type MigrateOptions, migrate } from './migrations/apply.ts'
 export type { MigrationProgress } from './migrations/turns.ts'
 export * from './queries/index.ts'
+export { REDACTED, type RedactOptions, redact, redactText, SECRET_NAMES } from './redaction.ts'
 export { type Language, language } from './schema/search.ts'
 export {
   asService,
@@ -28,3 +34,4 @@ export {
   type Tenancy,
   type Tenant,
 } from './tenant.ts'
+export * from './webhooks.ts'

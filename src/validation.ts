@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { ValidationError } from './errors.ts'
 
 // Every door checks what it is given before any SQL, so that a refusal leaves the transaction usable and
@@ -54,6 +55,14 @@ export function checkEmail(argument: string, value: unknown): asserts value is s
   checkText(argument, value, { max: 320 })
   if (!/^[^\s@]+@[^\s@]+$/.test(value))
     throw new ValidationError(argument, 'must be an email address')
+}
+
+/** Checks an IP address. Node takes a zone such as %eth0, which Postgres does not. */
+export function checkIp(argument: string, value: unknown): asserts value is string {
+  checkText(argument, value, { max: 45 })
+  if (isIP(value) === 0 || value.includes('%')) {
+    throw new ValidationError(argument, 'must be an IPv4 or IPv6 address, without mask or zone')
+  }
 }
 
 /** Checks an identifier. */

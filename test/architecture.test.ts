@@ -41,10 +41,12 @@ const imports = (files: string[]) =>
 const sources = filesIn('src')
 /** What both a schema and a queries folder have besides domains. */
 const SHARED = [
+  'access',
   'budget-objects',
   'budget-windows',
   'columns',
   'costs-objects',
+  'delivery-objects',
   'drift',
   'guards',
   'index',
@@ -118,6 +120,7 @@ describe('the floors', () => {
     'reservations → charging',
     'reservations → prices',
     'reservations → usage',
+    'delivery-queue → deliveries',
     'usage → prices',
     'prices → catalogue',
     'invitations → identity',
@@ -285,6 +288,7 @@ test('every queries file has a test, and is in the index', () => {
 describe('plinth/testing', () => {
   /** Tables whose rows come with another factory's, and which one that is. */
   const MADE_BY: Record<string, string> = {
+    errorGroups: 'makeErrorLog',
     memberships: 'joinScope',
     usageKeys: 'makeUsageEvent',
     budgetWindows: 'makeBudget',

@@ -280,9 +280,10 @@ test('every partition is out of reach by name, in whatever scope', async () => {
     for (const enter of Object.values(foreignScopes)) {
       for (const partition of partitions) {
         const name = nameOf(partition)
+        const column = sql.raw(partition.isTenant ? 'organization_id' : 'occurred_at')
         for (const statement of [
           sql`select * from ${name}`,
-          sql`update ${name} set organization_id = organization_id`,
+          sql`update ${name} set ${column} = ${column}`,
           sql`delete from ${name}`,
           sql`insert into ${name} default values`,
         ]) {
@@ -444,6 +445,8 @@ describe('functions', () => {
     'costs.open_ledger(uuid)',
     'costs.close_ledger(uuid)',
   ]
+  /** Those that answer of the owners alone, whom a row more does not make one of. */
+  const SETTLED = ['identity.lock_owners(uuid)']
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
   /** Those that answer of the row that they have made, with its time: see "whose … is" in the tests of guards. */
@@ -482,7 +485,9 @@ describe('functions', () => {
 
       expect(after).toEqual(before)
       const unmoved = Object.keys(ownAfter).filter(
-        (signature) => JSON.stringify(ownAfter[signature]) === JSON.stringify(ownBefore[signature]),
+        (signature) =>
+          !SETTLED.includes(signature) &&
+          JSON.stringify(ownAfter[signature]) === JSON.stringify(ownBefore[signature]),
       )
       expect(unmoved, 'asked with arguments that show nothing even to the tenant itself').toEqual(
         [],
@@ -528,6 +533,9 @@ describe('functions', () => {
         sql`identity.enter_scope_from_jwt('test')`,
         sql`identity.user_by_subject('test', 'a')`,
         sql`identity.member_organizations(${userId}, null, 10)`,
+        sql`identity.read_api_key(${organizationId}, ${userId}, null)`,
+        sql`identity.archive_user(${userId})`,
+        sql`activity.due_organizations(null, 10)`,
         sql`search.create_partition(${organizationId})`,
         sql`search.due_organizations(${organizationId}, null, null, 10)`,
         sql`search.enqueue_missing(${organizationId}, null, null, null, 10)`,

@@ -8,6 +8,7 @@ import {
   TimeoutError,
   ValidationError,
 } from '../errors.ts'
+import { redactText } from '../redaction.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { asService } from '../tenant.ts'
 import { checkInteger, checkUuid } from '../validation.ts'
@@ -128,7 +129,8 @@ export function bufferActivity(
     if (closing) throw new BufferError('closed', 'the activity buffer is closed')
     checkUuid('organizationId', organizationId)
     if (userId !== undefined) checkUuid('userId', userId)
-    checkActivity('entry', entry)
+    // As they are now, and without secrets: what cannot be written is handed to onError.
+    const { changes, metadata } = checkActivity('entry', entry)
     if (pending >= maxPending) {
       throw new BufferError('full', `the activity buffer holds ${maxPending} lines; see maxPending`)
     }
@@ -139,8 +141,9 @@ export function bufferActivity(
       ...entry,
       organizationId: key,
       actorId: entry.actorId === undefined ? (userId ?? null) : entry.actorId,
-      changes: entry.changes && snapshot(entry.changes),
-      metadata: entry.metadata && snapshot(entry.metadata),
+      resourceName: entry.resourceName && redactText(entry.resourceName),
+      changes: changes && JSON.parse(changes),
+      metadata: JSON.parse(metadata),
       occurredAt: new Date(entry.occurredAt ?? Date.now()),
       id: entry.id ?? uuidV7(),
     }
@@ -279,10 +282,6 @@ function postpone(retry: Retry) {
   retry.at = Date.now() + Math.min(FIRST_RETRY_MS * 2 ** retry.failures, LAST_RETRY_MS)
   retry.failures += 1
 }
-
-/** As it is now, whatever the caller does with it afterwards. */
-const snapshot = (value: Record<string, unknown>): Record<string, unknown> =>
-  JSON.parse(JSON.stringify(value))
 
 /** Whether no organization's lines can be written. */
 const isOutage = (error: unknown) =>

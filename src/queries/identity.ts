@@ -98,16 +98,20 @@ export async function findUserByEmail(db: Database, email: string): Promise<User
 /**
  * Keeps a user from entering any scope, from the next transaction on. Memberships stay. Idempotent.
  *
+ * @throws {LastOwnerError} if the others of a team would be left without an owner who can enter: transfer
+ * the ownership, or archive the organization, as a service. A personal organization is no hindrance, nor
+ * one that is archived, nor a team of which no other member can enter.
  * @throws {NotFoundError} for an unknown id. @throws {ValidationError}
  */
 export async function archiveUser(db: Database, id: string): Promise<void> {
   checkUuid('id', id)
-  const deactivatedAt = sql`coalesce(${users.deactivatedAt}, now())`
-  await found(
-    db.update(users).set({ deactivatedAt }).where(eq(users.id, id)).returning(),
-    'user',
-    id,
+  const { archived } = only(
+    await rowsOf<{ archived: boolean }>(
+      db,
+      sql`select identity.archive_user(${id}::text::uuid) as archived`,
+    ),
   )
+  if (!archived) throw new NotFoundError('user', id)
 }
 
 /** Lets a deactivated user enter scopes again. Idempotent. @throws as `archiveUser`. */

@@ -7,7 +7,9 @@ export {
 } from './activity.ts'
 export * from './activity-buffer.ts'
 export * from './ai.ts'
+export * from './api-keys.ts'
 export * from './asking.ts'
+export * from './auth-logs.ts'
 export * from './budget-alerts.ts'
 export * from './budgets.ts'
 export type { ExceededBudget } from './charging.ts'
@@ -31,6 +33,16 @@ export {
   type TopCostsOptions,
   topCosts,
 } from './costs.ts'
+export {
+  type ListDeliveriesOptions,
+  listDeliveries,
+  type PurgeDeliveriesOptions,
+  purgeDeliveries,
+  type RecordDeliveryOptions,
+  type RecordedDelivery,
+  recordDelivery,
+} from './deliveries.ts'
+export * from './delivery-queue.ts'
 export * from './drift.ts'
 export {
   type EmbedFunction,
@@ -41,6 +53,7 @@ export {
   retryDeadJobs,
   runEmbeddingJobs,
 } from './embedding-jobs.ts'
+export * from './error-logs.ts'
 export * from './filling.ts'
 export type { SearchFilters } from './filters.ts'
 export * from './forecast.ts'
@@ -71,6 +84,7 @@ export {
   namespaceDrift,
   removeNamespace,
 } from './namespaces.ts'
+export * from './oauth-tokens.ts'
 export * from './ops.ts'
 export {
   type ClaimedPlacement,

@@ -20,7 +20,7 @@ import {
   checkUuid,
 } from '../validation.ts'
 import { getUser } from './identity.ts'
-import { isMember } from './members.ts'
+import { isMember, lockOwners } from './members.ts'
 
 const MAX_PAGE = 500
 
@@ -102,6 +102,8 @@ export async function acceptInvitation(
   const organizationId = hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 
   const accepting = asService(db, organizationId, async (tenant) => {
+    // Each acceptance closes what another one would accept: two of an address would wait in a circle.
+    await lockOwners(tenant)
     const isThis = and(
       eq(invitations.organizationId, organizationId),
       eq(invitations.tokenHash, hashOf(token)),

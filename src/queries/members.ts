@@ -1,4 +1,4 @@
-import { and, eq, inArray, sql } from 'drizzle-orm'
+import { and, eq, inArray, ne, sql } from 'drizzle-orm'
 import { only, rowsOf, run } from '../database.ts'
 import { LastOwnerError, NotFoundError, ValidationError } from '../errors.ts'
 import {
@@ -20,16 +20,19 @@ export interface AddMemberOptions {
 /**
  * Adds a user to the organization. Who is in it already keeps the role: see `changeMemberRole`.
  *
- * @throws {ForbiddenError} unless the scope is an admin's; to add an owner, an owner's.
+ * @throws {ForbiddenError} unless the scope is an admin's; to add an owner, an owner's; and for an owner who
+ * is deactivated.
  * @throws {ConstraintError} `memberships_pkey` for a member, a foreign key's for an unknown user.
  * @throws {ValidationError}
  */
 export async function addMember(
-  { db, organizationId, userId: invitedBy }: Tenant,
+  tenant: Tenant,
   { userId, role = 'member' }: AddMemberOptions,
 ): Promise<Membership> {
   checkUuid('userId', userId)
   checkOneOf('role', role, membershipRole.enumValues)
+  const { db, organizationId, userId: invitedBy } = tenant
+  if (role === 'owner') await lockOwners(tenant, userId)
   return only(
     await run(
       db.insert(memberships).values({ organizationId, userId, role, invitedBy }).returning(),
@@ -45,10 +48,11 @@ export interface ChangeMemberRoleOptions {
 /**
  * Changes the role of a member.
  *
- * @throws {LastOwnerError} if no owner would be left.
+ * @throws {LastOwnerError} if no owner would be left who can enter.
  * @throws {NotFoundError} for who is no member, or whose role the scope may not change: admins decide
  * about everyone but the owners, owners about all.
- * @throws {ForbiddenError} for making an owner without being one. @throws {ValidationError}
+ * @throws {ForbiddenError} for making an owner without being one, or of a deactivated user.
+ * @throws {ValidationError}
  */
 export async function changeMemberRole(
   tenant: Tenant,
@@ -56,8 +60,8 @@ export async function changeMemberRole(
 ): Promise<Membership> {
   checkUuid('userId', userId)
   checkOneOf('role', role, membershipRole.enumValues)
-  await lockMembers(tenant)
-  const dispensable = role === 'owner' ? undefined : isDispensable(tenant, userId)
+  const owners = await lockOwners(tenant, role === 'owner' ? userId : undefined)
+  const dispensable = role === 'owner' ? undefined : isDispensable(owners, userId)
   const [changed] = await run(
     tenant.db
       .update(memberships)
@@ -71,17 +75,17 @@ export async function changeMemberRole(
 /**
  * Takes a member out of the organization; members may take out themselves. What they made stays.
  *
- * @throws {LastOwnerError} if no owner would be left.
+ * @throws {LastOwnerError} if no owner would be left who can enter.
  * @throws {NotFoundError} for who is no member, or whom the scope may not take out.
  * @throws {ValidationError}
  */
 export async function removeMember(tenant: Tenant, userId: string): Promise<Membership> {
   checkUuid('userId', userId)
-  await lockMembers(tenant)
+  const owners = await lockOwners(tenant)
   const [removed] = await run(
     tenant.db
       .delete(memberships)
-      .where(and(isMember(tenant, userId), isDispensable(tenant, userId)))
+      .where(and(isMember(tenant, userId), isDispensable(owners, userId)))
       .returning(),
   )
   return removed ?? explainUnchanged(tenant, userId)
@@ -96,7 +100,7 @@ export interface TransferOwnershipOptions {
  * Makes one member the owner and the former owner an admin, in one statement. Returns the new owner.
  *
  * @throws {NotFoundError} if the one is no owner or the other no member; nothing has changed then.
- * @throws {ForbiddenError} without being an owner. @throws {ValidationError}
+ * @throws {ForbiddenError} without being an owner, and for a deactivated user. @throws {ValidationError}
  */
 export async function transferOwnership(
   tenant: Tenant,
@@ -108,7 +112,7 @@ export async function transferOwnership(
     throw new ValidationError('toUserId', 'must be another member than fromUserId')
   }
   const { db, organizationId } = tenant
-  await lockMembers(tenant)
+  await lockOwners(tenant, toUserId)
   const rows = await run(
     db
       .update(memberships)
@@ -135,29 +139,22 @@ export async function transferOwnership(
 export const isMember = ({ organizationId }: Tenant, userId: string) =>
   and(eq(memberships.organizationId, organizationId), eq(memberships.userId, userId))
 
-/** That the member is no owner, or not the only one. */
-const isDispensable = ({ organizationId }: Tenant, userId: string) => sql`
-  (${memberships.role} <> 'owner' or exists (select 1 from ${memberships} as others
-    where others.organization_id = ${organizationId} and others.role = 'owner'
-      and others.user_id <> ${userId}))`
+/** That the member is no owner, or not the only one among those who can enter. */
+const isDispensable = (owners: readonly string[], userId: string) =>
+  owners.some((owner) => owner !== userId.toLowerCase()) ? undefined : ne(memberships.role, 'owner')
 
 /**
- * Makes changes of members take turns: each then sees what the one before has left. The owners' rows are
- * locked too, so that a transaction with a snapshot of its own fails, and does not go by what was.
+ * Makes changes of members take turns until the transaction ends. Returns the owners who can enter, as the
+ * change before has left them; who is to become one is kept from being deactivated.
+ *
+ * @throws {ForbiddenError} if that one is deactivated already.
  */
-async function lockMembers({ db, organizationId }: Tenant): Promise<void> {
-  await rowsOf(
+export async function lockOwners({ db }: Tenant, becoming?: string): Promise<string[]> {
+  const rows = await rowsOf<{ id: string }>(
     db,
-    sql`select pg_advisory_xact_lock(hashtextextended('plinth.memberships ' || ${organizationId}::text, 0))`,
+    sql`select id from identity.lock_owners(${becoming ?? null}::text::uuid) as id`,
   )
-  await run(
-    db
-      .select({ userId: memberships.userId })
-      .from(memberships)
-      .where(and(eq(memberships.organizationId, organizationId), eq(memberships.role, 'owner')))
-      .orderBy(memberships.userId)
-      .for('update'),
-  )
+  return rows.map(({ id }) => id)
 }
 
 async function explainUnchanged(tenant: Tenant, userId: string): Promise<never> {

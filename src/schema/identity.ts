@@ -12,7 +12,15 @@ import {
 } from 'drizzle-orm/pg-core'
 import { bytea, id, instant, organizationId, timestamps } from './columns.ts'
 import { managedComment, managedGrant } from './managed.ts'
-import { administered, isAdmin, isOwner, scopedUser, tenantPolicies } from './policies.ts'
+import {
+  administered,
+  isAdmin,
+  isContributor,
+  isOwner,
+  isService,
+  scopedUser,
+  tenantPolicies,
+} from './policies.ts'
 
 export const identity = pgSchema('identity')
 
@@ -171,6 +179,100 @@ export const invitations = identity.table.withRLS(
   ],
 )
 
+/**
+ * A key that a program shows in place of a person. It acts for a member, and goes with the membership, or
+ * for the organization itself.
+ */
+export const apiKeys = identity.table.withRLS(
+  'api_keys',
+  {
+    organizationId: organizationId(),
+    id: id(),
+    /** Whom it acts for; null: nobody, as a service. */
+    userId: uuid('user_id'),
+    createdBy: uuid('created_by'),
+
+    name: text('name').notNull(),
+    /** SHA-256 of the secret part, which is shown once and never stored. */
+    secretHash: bytea('secret_hash').notNull(),
+    /** What it may be used for, in the words of the product. */
+    scopes: text('scopes').array().notNull().default([]),
+
+    expiresAt: instant('expires_at'),
+    revokedAt: instant('revoked_at'),
+    /** To the minute. */
+    lastUsedAt: instant('last_used_at'),
+    ...timestamps(),
+  },
+  (t) => {
+    const own = sql`${t.userId} = ${scopedUser}`
+    const decides = sql`(${isAdmin} or (${own} and ${isContributor}))`
+    return [
+      // Also verifying, which reads one row.
+      primaryKey({ name: 'api_keys_pkey', columns: [t.organizationId, t.id] }),
+      foreignKey({
+        name: 'api_keys_organization_id_fkey',
+        columns: [t.organizationId],
+        foreignColumns: [organizations.id],
+      }).onDelete('cascade'),
+      foreignKey({
+        name: 'api_keys_user_id_fkey',
+        columns: [t.organizationId, t.userId],
+        foreignColumns: [memberships.organizationId, memberships.userId],
+      }).onDelete('cascade'),
+      foreignKey({
+        name: 'api_keys_created_by_fkey',
+        columns: [t.createdBy],
+        foreignColumns: [users.id],
+      }),
+      index('api_keys_user_id_idx').on(t.organizationId, t.userId),
+      index('api_keys_created_by_idx').on(t.createdBy),
+      check('api_keys_secret_hash_check', sql`length(${t.secretHash}) = 32`),
+      ...tenantPolicies('api_keys', t.organizationId, {
+        read: sql`(${isAdmin} or ${own})`,
+        // Nobody makes a key that acts for somebody else.
+        insert: sql`((${isAdmin} and ${t.userId} is null) or (${own} and ${isContributor}) or ${isService})`,
+        update: decides,
+        delete: decides,
+      }),
+    ]
+  },
+)
+
+/** What lets plinth's user act in an account elsewhere: tokens that only the holder of a key ring can open. */
+export const oauthTokens = identity.table(
+  'oauth_tokens',
+  {
+    id: id(),
+    userId: uuid('user_id').notNull(),
+
+    provider: text('provider').notNull(),
+    /** Who the user is there. */
+    account: text('account').notNull(),
+    scopes: text('scopes').array().notNull().default([]),
+    /** Envelopes of a key ring. */
+    accessCiphertext: bytea('access_ciphertext').notNull(),
+    refreshCiphertext: bytea('refresh_ciphertext'),
+    /** The oldest key that is needed to open both. */
+    keyId: text('key_id').notNull(),
+
+    /** Of the access token. */
+    expiresAt: instant('expires_at'),
+    ...timestamps(),
+  },
+  (t) => [
+    primaryKey({ name: 'oauth_tokens_pkey', columns: [t.id] }),
+    foreignKey({
+      name: 'oauth_tokens_user_id_fkey',
+      columns: [t.userId],
+      foreignColumns: [users.id],
+    }).onDelete('cascade'),
+    uniqueIndex('oauth_tokens_user_id_provider_account_key').on(t.userId, t.provider, t.account),
+    // rotateTokens.
+    index('oauth_tokens_key_id_idx').on(t.keyId, t.id),
+  ],
+)
+
 /** In the order in which they are created. */
 export const identityObjects = [
   managedGrant('identity', sql`grant usage on schema ${identity} to plinth_app, plinth_platform`),
@@ -187,10 +289,26 @@ export const identityObjects = [
     'identity.invitations',
     sql`grant select, insert, update, delete on ${invitations} to plinth_app`,
   ),
+  managedGrant(
+    'identity.api_keys',
+    sql`grant select, insert, update, delete on ${apiKeys} to plinth_app`,
+  ),
+  managedGrant(
+    'identity.oauth_tokens',
+    sql`grant select, insert, update, delete on ${oauthTokens} to plinth_platform`,
+  ),
   managedComment(organizations, 'A tenant: whom the rows of every tenant table belong to.'),
   managedComment(users, 'A person, in as many organizations as there are memberships.'),
   managedComment(memberships, 'The right of a user to act in an organization, by a role.'),
   managedComment(invitations, 'An offer of a membership, made out to an address, good once.'),
+  managedComment(
+    apiKeys,
+    'A key that a program shows in place of a person. Only its hash is kept.',
+  ),
+  managedComment(
+    oauthTokens,
+    'Access to an account elsewhere, sealed by a key ring of the service.',
+  ),
 ]
 
 export type Organization = typeof organizations.$inferSelect
@@ -198,4 +316,5 @@ export type OrganizationKind = Organization['kind']
 export type User = typeof users.$inferSelect
 export type Membership = typeof memberships.$inferSelect
 export type MembershipRole = Membership['role']
+export type ApiKey = Omit<typeof apiKeys.$inferSelect, 'secretHash'>
 export type Invitation = Omit<typeof invitations.$inferSelect, 'tokenHash'>

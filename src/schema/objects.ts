@@ -1,8 +1,10 @@
+import { accessObjects } from './access.ts'
 import { activityObjects } from './activity.ts'
 import { aiObjects } from './ai.ts'
 import { budgetObjects } from './budget-objects.ts'
 import { budgetWindowObjects } from './budget-windows.ts'
 import { costsObjects } from './costs-objects.ts'
+import { deliveryObjects } from './delivery-objects.ts'
 import { driftObjects } from './drift.ts'
 import { guardObjects } from './guards.ts'
 import { identityObjects } from './identity.ts'
@@ -25,6 +27,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...partitionObjects,
   ...scopeObjects,
   ...identityObjects,
+  ...accessObjects,
   ...searchObjects,
   ...retrievalObjects,
   ...wordObjects,
@@ -37,6 +40,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...budgetObjects,
   ...reservationObjects,
   ...activityObjects,
+  ...deliveryObjects,
   ...aiObjects,
   ...opsObjects,
   ...guardObjects,

@@ -27,9 +27,10 @@ const hasRole = (...roles: string[]) =>
   ])
 
 export const isOwner = hasRole('owner', 'service')
+export const isService = hasRole('service')
 export const isAdmin = hasRole('owner', 'admin', 'service')
 const isEditor = hasRole('owner', 'admin', 'editor', 'service')
-const isContributor = hasRole('owner', 'admin', 'editor', 'member', 'service')
+export const isContributor = hasRole('owner', 'admin', 'editor', 'member', 'service')
 
 /** Which rows of its organization a member may read and write. `true`: all of them; absent: none. */
 export interface TenantRules {

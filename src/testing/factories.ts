@@ -1,7 +1,9 @@
 import type { Database } from '../database.ts'
+import { type CreateApiKeyOptions, createApiKey } from '../queries/api-keys.ts'
 import { createOrganization, upsertUser } from '../queries/identity.ts'
 import { type InviteMemberOptions, inviteMember } from '../queries/invitations.ts'
 import { addMember } from '../queries/members.ts'
+import { type SealTokenOptions, sealToken } from '../queries/oauth-tokens.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import type { MembershipRole } from '../schema/identity.ts'
 import { inTenant, type Scope, type Tenant } from '../tenant.ts'
@@ -52,6 +54,23 @@ export async function joinScope(
 
 export const makeInvitation = (tenant: Tenant, invitation: Partial<InviteMemberOptions> = {}) =>
   inviteMember(tenant, { email: `${unique()}@example.com`, ...invitation })
+
+/** A key of whoever is in scope, without scopes. Its text is returned with it. */
+export const makeApiKey = (tenant: Tenant, key: Partial<CreateApiKeyOptions> = {}) =>
+  createApiKey(tenant, { name: 'test', ...key })
+
+/** The access of a new user to an account elsewhere, sealed by a ring. */
+export const makeOauthToken = async (
+  db: Database,
+  ring: Parameters<typeof sealToken>[1],
+  token: Partial<SealTokenOptions> = {},
+) => {
+  const userId = token.userId ?? (await makeUser(db)).id
+  return sealToken(db, ring, {
+    ...{ provider: 'test', account: unique(), accessToken: unique(), refreshToken: unique() },
+    ...{ ...token, userId },
+  })
+}
 
 /**
  * A vector of length 1, always the same for a seed. Those of two seeds are nearly at right angles in

@@ -47,6 +47,22 @@ const written = ({ organizationId }: Scope, db = root) =>
 const never = { maxDelayMs: 3_600_000 }
 
 describe('bufferActivity', () => {
+  test('holds no secret, so that onError is given none', async () => {
+    const scope = await makeScope(root)
+    const failing = faulty(root, () => ({ before: new Error('no') }))
+    const { failures, onError } = collect()
+    const buffer = bufferActivity(failing, { ...never, onError })
+    buffer.record(scope, {
+      action: 'a',
+      metadata: { token: 'abc' },
+      changes: { b: 'Bearer abcdefgh' },
+    })
+    await buffer.close()
+    expect(failures.flatMap(({ entries }) => entries)).toMatchObject([
+      { metadata: { token: '[redacted]' }, changes: { b: 'Bearer [redacted]' } },
+    ])
+  })
+
   test('writes when the batch is full, and not before', async () => {
     const scope = await makeScope(root)
     await using buffer = bufferActivity(root, { ...never, ...collect(), maxSize: 3 })

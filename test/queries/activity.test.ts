@@ -54,6 +54,27 @@ describe('recordActivities', () => {
     expect(Math.abs(Number(lines[0]?.occurredAt) - Date.now())).toBeLessThan(60_000)
   })
 
+  test('keeps no secret, of changes, metadata and names', async ({ db }) => {
+    const scope = await makeScope(db)
+    const secret = 'sk-abcdefghijklmnopqrstuvwxyz'
+    await inTenant(db, scope, async (tenant) => {
+      await recordActivity(tenant, {
+        action: 'key.created',
+        resourceType: 'key',
+        resourceName: `the key ${secret}`,
+        changes: { apiKey: { from: null, to: 'abc' }, note: `was ${secret}`, input_tokens: 5 },
+        metadata: { headers: { Authorization: 'Basic abc' } },
+      })
+      expect(await listActivity(tenant)).toMatchObject([
+        {
+          resourceName: 'the key [redacted]',
+          changes: { apiKey: '[redacted]', note: 'was [redacted]', input_tokens: 5 },
+          metadata: { headers: { Authorization: '[redacted]' } },
+        },
+      ])
+    })
+  })
+
   test('names the user in scope as the actor, nobody for a service, and whom a service says', async ({
     db,
   }) => {

@@ -297,6 +297,10 @@ async function referred(db: Database, { target }: Reference, maker: Maker, attem
   }
   const id = known[`${table.schema}.${table.name}`]
   if (id && (attempt === 0 || table.name === 'organizations')) return { id }
+  // The maker's user is a member, and a row of another one's may be nobody's in the scope to make.
+  if (`${table.schema}.${table.name}` === 'identity.memberships' && attempt === 0) {
+    return { organization_id: maker.organizationId, user_id: maker.userId }
+  }
   const existing = attempt % 5 === 4 || id ? undefined : kept.get(target)
   if (existing) return existing
   const { values } = await makeRow(db, table, maker)

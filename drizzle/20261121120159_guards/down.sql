@@ -46,6 +46,12 @@ drop function if exists ops.extend_key(text, uuid, integer, bigint);
 -- managed: function ops.claim_key(text, text, uuid, integer, bigint)
 drop function if exists ops.claim_key(text, text, uuid, integer, bigint);
 --> statement-breakpoint
+-- managed: function activity.due_organizations(uuid, integer)
+drop function if exists activity.due_organizations(uuid, integer);
+--> statement-breakpoint
+-- managed: grant activity
+revoke usage on schema "activity" from plinth_app, plinth_platform;
+--> statement-breakpoint
 -- managed: function costs.organizations_due(text, uuid, integer)
 drop function if exists costs.organizations_due(text, uuid, integer);
 --> statement-breakpoint
@@ -109,6 +115,23 @@ drop function if exists costs.close_ledger(uuid);
 -- managed: function costs.open_ledger(uuid)
 drop function if exists costs.open_ledger(uuid);
 --> statement-breakpoint
+-- managed: function identity.archive_user(uuid)
+drop function if exists identity.archive_user(uuid);
+--> statement-breakpoint
+-- managed: function identity.lock_owners(uuid)
+drop function if exists identity.lock_owners(uuid);
+--> statement-breakpoint
+-- managed: function identity.read_api_key(uuid, uuid, bytea)
+drop function if exists identity.read_api_key(uuid, uuid, bytea);
+--> statement-breakpoint
+DROP POLICY "api_keys_select" ON "identity"."api_keys";
+--> statement-breakpoint
+DROP POLICY "api_keys_insert" ON "identity"."api_keys";
+--> statement-breakpoint
+DROP POLICY "api_keys_update" ON "identity"."api_keys";
+--> statement-breakpoint
+DROP POLICY "api_keys_delete" ON "identity"."api_keys";
+--> statement-breakpoint
 DROP POLICY "budget_alerts_select" ON "costs"."budget_alerts";
 --> statement-breakpoint
 DROP POLICY "budget_alerts_update" ON "costs"."budget_alerts";
@@ -125,9 +148,21 @@ DROP POLICY "budgets_delete" ON "costs"."budgets";
 --> statement-breakpoint
 DROP POLICY "reservations_select" ON "costs"."reservations";
 --> statement-breakpoint
+DROP POLICY "webhook_deliveries_select" ON "activity"."webhook_deliveries";
+--> statement-breakpoint
+DROP POLICY "webhook_deliveries_insert" ON "activity"."webhook_deliveries";
+--> statement-breakpoint
+DROP POLICY "webhook_deliveries_update" ON "activity"."webhook_deliveries";
+--> statement-breakpoint
+DROP POLICY "webhook_deliveries_delete" ON "activity"."webhook_deliveries";
+--> statement-breakpoint
 ALTER TABLE "costs"."budget_alerts" DROP CONSTRAINT "budget_alerts_budget_id_fkey";
 --> statement-breakpoint
 ALTER TABLE "costs"."budget_windows" DROP CONSTRAINT "budget_windows_budget_id_fkey";
+--> statement-breakpoint
+DROP TABLE "identity"."api_keys";
+--> statement-breakpoint
+DROP TABLE "activity"."auth_logs";
 --> statement-breakpoint
 DROP TABLE "costs"."budget_alerts";
 --> statement-breakpoint
@@ -135,9 +170,15 @@ DROP TABLE "costs"."budget_windows";
 --> statement-breakpoint
 DROP TABLE "costs"."budgets";
 --> statement-breakpoint
+DROP TABLE "activity"."error_groups";
+--> statement-breakpoint
+DROP TABLE "activity"."error_logs";
+--> statement-breakpoint
 DROP TABLE "ops"."idempotency_keys";
 --> statement-breakpoint
 DROP TABLE "ops"."locks";
+--> statement-breakpoint
+DROP TABLE "identity"."oauth_tokens";
 --> statement-breakpoint
 DROP TABLE "ops"."public_rate_limits";
 --> statement-breakpoint
@@ -147,6 +188,8 @@ DROP TABLE "costs"."reservations";
 --> statement-breakpoint
 DROP TABLE "ops"."tenant_locks";
 --> statement-breakpoint
+DROP TABLE "activity"."webhook_deliveries";
+--> statement-breakpoint
 ALTER TABLE "identity"."organizations" DROP COLUMN "time_zone";
 --> statement-breakpoint
 DROP TYPE "costs"."budget_mode";
@@ -155,8 +198,17 @@ DROP TYPE "costs"."budget_period";
 --> statement-breakpoint
 DROP TYPE "costs"."budget_scope";
 --> statement-breakpoint
+DROP TYPE "activity"."delivery_direction";
+--> statement-breakpoint
+DROP TYPE "activity"."delivery_status";
+--> statement-breakpoint
+DROP TYPE "activity"."error_level";
+--> statement-breakpoint
 DROP TYPE "ops"."idempotency_state";
 --> statement-breakpoint
 DROP TYPE "costs"."reservation_state";
 --> statement-breakpoint
 DROP SCHEMA "ops";
+--> statement-breakpoint
+-- managed: grant activity
+grant usage on schema "activity" to plinth_app;

@@ -1,3 +1,6 @@
+-- managed: grant activity
+revoke usage on schema "activity" from plinth_app;
+--> statement-breakpoint
 CREATE SCHEMA "ops";
 --> statement-breakpoint
 CREATE TYPE "costs"."budget_mode" AS ENUM('block', 'warn');
@@ -6,9 +9,50 @@ CREATE TYPE "costs"."budget_period" AS ENUM('hour', 'day', 'month', 'total');
 --> statement-breakpoint
 CREATE TYPE "costs"."budget_scope" AS ENUM('organization', 'user', 'project', 'model');
 --> statement-breakpoint
+CREATE TYPE "activity"."delivery_direction" AS ENUM('incoming', 'outgoing');
+--> statement-breakpoint
+CREATE TYPE "activity"."delivery_status" AS ENUM('received', 'rejected', 'pending', 'delivered', 'dead');
+--> statement-breakpoint
+CREATE TYPE "activity"."error_level" AS ENUM('debug', 'info', 'warning', 'error', 'fatal');
+--> statement-breakpoint
 CREATE TYPE "ops"."idempotency_state" AS ENUM('claimed', 'completed');
 --> statement-breakpoint
 CREATE TYPE "costs"."reservation_state" AS ENUM('held', 'settled', 'released', 'expired');
+--> statement-breakpoint
+CREATE TABLE "identity"."api_keys" (
+	"organization_id" uuid,
+	"id" uuid,
+	"user_id" uuid,
+	"created_by" uuid,
+	"name" text NOT NULL,
+	"secret_hash" bytea NOT NULL,
+	"scopes" text[] DEFAULT '{}'::text[] NOT NULL,
+	"expires_at" timestamp(3) with time zone,
+	"revoked_at" timestamp(3) with time zone,
+	"last_used_at" timestamp(3) with time zone,
+	"created_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "api_keys_pkey" PRIMARY KEY("organization_id","id"),
+	CONSTRAINT "api_keys_secret_hash_check" CHECK (length("secret_hash") = 32)
+);
+--> statement-breakpoint
+ALTER TABLE "identity"."api_keys" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+-- managed: partitioning "activity"."auth_logs"
+CREATE TABLE "activity"."auth_logs" (
+	"id" uuid,
+	"user_id" uuid,
+	"event" text NOT NULL,
+	"success" boolean NOT NULL,
+	"reason" text,
+	"email_hash" bytea,
+	"ip" inet,
+	"network" cidr,
+	"user_agent" text,
+	"request_id" text,
+	"occurred_at" timestamp(3) with time zone DEFAULT now(),
+	CONSTRAINT "auth_logs_pkey" PRIMARY KEY("occurred_at","id")
+) partition by range ("occurred_at");
 --> statement-breakpoint
 CREATE TABLE "costs"."budget_alerts" (
 	"organization_id" uuid,
@@ -64,6 +108,36 @@ CREATE TABLE "costs"."budgets" (
 --> statement-breakpoint
 ALTER TABLE "costs"."budgets" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
+CREATE TABLE "activity"."error_groups" (
+	"id" uuid PRIMARY KEY,
+	"fingerprint" text NOT NULL,
+	"level" "activity"."error_level" NOT NULL,
+	"code" text,
+	"message" text NOT NULL,
+	"first_seen_at" timestamp(3) with time zone NOT NULL,
+	"last_seen_at" timestamp(3) with time zone NOT NULL,
+	"resolved_at" timestamp(3) with time zone,
+	"resolved_by" uuid,
+	"created_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp(3) with time zone DEFAULT now() NOT NULL
+);
+--> statement-breakpoint
+-- managed: partitioning "activity"."error_logs"
+CREATE TABLE "activity"."error_logs" (
+	"id" uuid,
+	"affected_organization_id" uuid,
+	"user_id" uuid,
+	"level" "activity"."error_level" NOT NULL,
+	"code" text,
+	"fingerprint" text NOT NULL,
+	"message" text NOT NULL,
+	"stack" text,
+	"context" jsonb DEFAULT '{}' NOT NULL,
+	"request_id" text,
+	"occurred_at" timestamp(3) with time zone DEFAULT now(),
+	CONSTRAINT "error_logs_pkey" PRIMARY KEY("occurred_at","id")
+) partition by range ("occurred_at");
+--> statement-breakpoint
 CREATE TABLE "ops"."idempotency_keys" (
 	"organization_id" uuid,
 	"claim_id" uuid,
@@ -93,6 +167,20 @@ CREATE TABLE "ops"."locks" (
 	"fencing_token" bigint NOT NULL,
 	"leased_until" timestamp(3) with time zone NOT NULL,
 	"acquired_at" timestamp(3) with time zone NOT NULL
+);
+--> statement-breakpoint
+CREATE TABLE "identity"."oauth_tokens" (
+	"id" uuid PRIMARY KEY,
+	"user_id" uuid NOT NULL,
+	"provider" text NOT NULL,
+	"account" text NOT NULL,
+	"scopes" text[] DEFAULT '{}'::text[] NOT NULL,
+	"access_ciphertext" bytea NOT NULL,
+	"refresh_ciphertext" bytea,
+	"key_id" text NOT NULL,
+	"expires_at" timestamp(3) with time zone,
+	"created_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp(3) with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint
 CREATE TABLE "ops"."public_rate_limits" (
@@ -153,7 +241,44 @@ CREATE TABLE "ops"."tenant_locks" (
 --> statement-breakpoint
 ALTER TABLE "ops"."tenant_locks" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
+CREATE TABLE "activity"."webhook_deliveries" (
+	"organization_id" uuid,
+	"id" uuid,
+	"direction" "activity"."delivery_direction" NOT NULL,
+	"status" "activity"."delivery_status" NOT NULL,
+	"provider" text NOT NULL,
+	"event" text NOT NULL,
+	"event_id" text,
+	"url" text,
+	"payload" jsonb DEFAULT '{}' NOT NULL,
+	"headers" jsonb DEFAULT '{}' NOT NULL,
+	"attempts" integer DEFAULT 0 NOT NULL,
+	"max_attempts" integer DEFAULT 1 NOT NULL,
+	"response_status" integer,
+	"response" text,
+	"lease_id" uuid,
+	"next_attempt_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"settled_at" timestamp(3) with time zone,
+	"created_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "webhook_deliveries_pkey" PRIMARY KEY("organization_id","id"),
+	CONSTRAINT "webhook_deliveries_url_check" CHECK (("direction" = 'outgoing') = ("url" is not null)),
+	CONSTRAINT "webhook_deliveries_attempts_check" CHECK ("attempts" >= 0 and "max_attempts" >= 1)
+);
+--> statement-breakpoint
+ALTER TABLE "activity"."webhook_deliveries" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
 ALTER TABLE "identity"."organizations" ADD COLUMN "time_zone" text DEFAULT 'UTC' NOT NULL;
+--> statement-breakpoint
+CREATE INDEX "api_keys_user_id_idx" ON "identity"."api_keys" ("organization_id","user_id");
+--> statement-breakpoint
+CREATE INDEX "api_keys_created_by_idx" ON "identity"."api_keys" ("created_by");
+--> statement-breakpoint
+CREATE INDEX "auth_logs_email_hash_idx" ON "activity"."auth_logs" ("email_hash","occurred_at","id");
+--> statement-breakpoint
+CREATE INDEX "auth_logs_user_id_idx" ON "activity"."auth_logs" ("user_id","occurred_at","id");
+--> statement-breakpoint
+CREATE INDEX "auth_logs_network_idx" ON "activity"."auth_logs" ("network","occurred_at","id");
 --> statement-breakpoint
 CREATE UNIQUE INDEX "budget_alerts_threshold_key" ON "costs"."budget_alerts" ("organization_id","budget_id","subject","starts_at","threshold");
 --> statement-breakpoint
@@ -161,13 +286,39 @@ CREATE INDEX "budget_alerts_unclaimed_idx" ON "costs"."budget_alerts" ("organiza
 --> statement-breakpoint
 CREATE UNIQUE INDEX "budgets_name_key" ON "costs"."budgets" ("organization_id","name");
 --> statement-breakpoint
+CREATE UNIQUE INDEX "error_groups_fingerprint_key" ON "activity"."error_groups" ("fingerprint");
+--> statement-breakpoint
+CREATE INDEX "error_groups_last_seen_at_idx" ON "activity"."error_groups" ("last_seen_at","id");
+--> statement-breakpoint
+CREATE INDEX "error_logs_fingerprint_idx" ON "activity"."error_logs" ("fingerprint","occurred_at","id");
+--> statement-breakpoint
+CREATE INDEX "error_logs_organization_idx" ON "activity"."error_logs" ("affected_organization_id","occurred_at","id");
+--> statement-breakpoint
+CREATE INDEX "error_logs_user_id_idx" ON "activity"."error_logs" ("user_id","occurred_at","id");
+--> statement-breakpoint
 CREATE INDEX "idempotency_keys_expires_at_idx" ON "ops"."idempotency_keys" ("expires_at");
 --> statement-breakpoint
 CREATE UNIQUE INDEX "locks_fencing_token_key" ON "ops"."locks" ("name","fencing_token");
 --> statement-breakpoint
+CREATE UNIQUE INDEX "oauth_tokens_user_id_provider_account_key" ON "identity"."oauth_tokens" ("user_id","provider","account");
+--> statement-breakpoint
+CREATE INDEX "oauth_tokens_key_id_idx" ON "identity"."oauth_tokens" ("key_id","id");
+--> statement-breakpoint
 CREATE INDEX "reservations_leased_until_idx" ON "costs"."reservations" ("organization_id","leased_until") WHERE "state" = 'held';
 --> statement-breakpoint
 CREATE UNIQUE INDEX "tenant_locks_fencing_token_key" ON "ops"."tenant_locks" ("organization_id","name","fencing_token");
+--> statement-breakpoint
+CREATE UNIQUE INDEX "webhook_deliveries_event_id_key" ON "activity"."webhook_deliveries" ("organization_id","direction","provider","event_id") WHERE "status" <> 'rejected';
+--> statement-breakpoint
+CREATE INDEX "webhook_deliveries_next_attempt_at_idx" ON "activity"."webhook_deliveries" ("organization_id","next_attempt_at","id") WHERE "status" = 'pending';
+--> statement-breakpoint
+CREATE INDEX "webhook_deliveries_status_idx" ON "activity"."webhook_deliveries" ("organization_id","status","id");
+--> statement-breakpoint
+ALTER TABLE "identity"."api_keys" ADD CONSTRAINT "api_keys_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "identity"."api_keys" ADD CONSTRAINT "api_keys_user_id_fkey" FOREIGN KEY ("organization_id","user_id") REFERENCES "identity"."memberships"("organization_id","user_id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "identity"."api_keys" ADD CONSTRAINT "api_keys_created_by_fkey" FOREIGN KEY ("created_by") REFERENCES "identity"."users"("id");
 --> statement-breakpoint
 ALTER TABLE "costs"."budget_alerts" ADD CONSTRAINT "budget_alerts_budget_id_fkey" FOREIGN KEY ("organization_id","budget_id") REFERENCES "costs"."budgets"("organization_id","id") ON DELETE CASCADE;
 --> statement-breakpoint
@@ -177,11 +328,23 @@ ALTER TABLE "costs"."budgets" ADD CONSTRAINT "budgets_organization_id_fkey" FORE
 --> statement-breakpoint
 ALTER TABLE "ops"."idempotency_keys" ADD CONSTRAINT "idempotency_keys_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
+ALTER TABLE "identity"."oauth_tokens" ADD CONSTRAINT "oauth_tokens_user_id_fkey" FOREIGN KEY ("user_id") REFERENCES "identity"."users"("id") ON DELETE CASCADE;
+--> statement-breakpoint
 ALTER TABLE "ops"."rate_limits" ADD CONSTRAINT "rate_limits_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
 ALTER TABLE "costs"."reservations" ADD CONSTRAINT "reservations_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
 ALTER TABLE "ops"."tenant_locks" ADD CONSTRAINT "tenant_locks_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "activity"."webhook_deliveries" ADD CONSTRAINT "webhook_deliveries_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+CREATE POLICY "api_keys_select" ON "identity"."api_keys" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
+--> statement-breakpoint
+CREATE POLICY "api_keys_insert" ON "identity"."api_keys" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and ((current_setting('plinth.role', true) in ('owner', 'admin', 'service') and "identity"."api_keys"."user_id" is null) or ("identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service')) or current_setting('plinth.role', true) in ('service')));
+--> statement-breakpoint
+CREATE POLICY "api_keys_update" ON "identity"."api_keys" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or ("identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service')))) WITH CHECK ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or ("identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service'))));
+--> statement-breakpoint
+CREATE POLICY "api_keys_delete" ON "identity"."api_keys" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or ("identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service'))));
 --> statement-breakpoint
 CREATE POLICY "budget_alerts_select" ON "costs"."budget_alerts" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."budget_alerts"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
@@ -198,6 +361,150 @@ CREATE POLICY "budgets_update" ON "costs"."budgets" AS PERMISSIVE FOR UPDATE TO 
 CREATE POLICY "budgets_delete" ON "costs"."budgets" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("costs"."budgets"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
 CREATE POLICY "reservations_select" ON "costs"."reservations" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."reservations"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."reservations"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
+--> statement-breakpoint
+CREATE POLICY "webhook_deliveries_select" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "webhook_deliveries_insert" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service'));
+--> statement-breakpoint
+CREATE POLICY "webhook_deliveries_update" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service')) WITH CHECK ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "webhook_deliveries_delete" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+-- managed: grant identity.api_keys
+grant select, insert, update, delete on "identity"."api_keys" to plinth_app;
+--> statement-breakpoint
+-- managed: grant identity.oauth_tokens
+grant select, insert, update, delete on "identity"."oauth_tokens" to plinth_platform;
+--> statement-breakpoint
+-- managed: comment "identity"."api_keys"
+comment on table "identity"."api_keys" is 'A key that a program shows in place of a person. Only its hash is kept.';
+--> statement-breakpoint
+-- managed: comment "identity"."oauth_tokens"
+comment on table "identity"."oauth_tokens" is 'Access to an account elsewhere, sealed by a key ring of the service.';
+--> statement-breakpoint
+-- managed: function identity.read_api_key(uuid, uuid, bytea)
+create or replace function identity.read_api_key(organization uuid, key_id uuid, hash bytea)
+returns table (user_id uuid, name text, scopes json, secret_hash bytea, state text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  seen timestamptz := clock_timestamp();
+  used timestamptz;
+begin
+  select k.user_id, k.name, array_to_json(k.scopes), k.secret_hash, k.last_used_at,
+      case when k.revoked_at is not null or o.archived_at is not null or u.deactivated_at is not null then 'revoked'
+        when k.expires_at <= seen then 'expired' else 'good' end
+    into user_id, name, scopes, secret_hash, used, state
+    from "identity"."api_keys" k
+    join "identity"."organizations" o on o.id = k.organization_id
+    left join "identity"."users" u on u.id = k.user_id
+    where k.organization_id = organization and k.id = key_id;
+  if not found then
+    return;
+  end if;
+  -- Of hashes of the hashes: how long it takes tells nothing of either.
+  if state = 'good' and sha256(secret_hash) = sha256(hash)
+      and (used is null or used <= seen - interval '1 minute')
+      and current_setting('transaction_read_only') = 'off' then
+    begin
+      update "identity"."api_keys" k set last_used_at = seen
+        where k.organization_id = organization and k.id = any(array(
+          select i.id from "identity"."api_keys" i where i.organization_id = organization and i.id = key_id
+            and (i.last_used_at is null or i.last_used_at <= seen - interval '1 minute')
+          for no key update skip locked));
+    exception when serialization_failure then
+      -- Written by another one since the transaction began: it is as good.
+      null;
+    end;
+  end if;
+  return next;
+end $$;
+--> statement-breakpoint
+-- managed: function identity.lock_owners(uuid)
+create or replace function identity.lock_owners(becoming uuid)
+returns setof uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  deactivated timestamptz;
+begin
+  if organization is null or nullif(current_setting('plinth.role', true), '') is null then
+    return;
+  end if;
+  if becoming is not null and current_setting('plinth.role', true) in ('owner', 'service') then
+    select u.deactivated_at into deactivated from "identity"."users" u where u.id = becoming for share;
+    if deactivated is not null then
+      raise exception 'user % is deactivated', becoming
+        using errcode = 'insufficient_privilege', detail = 'user_deactivated';
+    end if;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('plinth.memberships ' || organization::text, 0));
+  perform 1 from "identity"."memberships" m where m.organization_id = organization and m.role = 'owner'
+    order by m.user_id for update;
+  return query
+    select m.user_id from "identity"."memberships" m join "identity"."users" u on u.id = m.user_id
+    where m.organization_id = organization and m.role = 'owner' and u.deactivated_at is null
+    order by m.user_id;
+end $$;
+--> statement-breakpoint
+-- managed: function identity.archive_user(uuid)
+create or replace function identity.archive_user(member uuid)
+returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid;
+  deactivated timestamptz;
+  seen timestamptz;
+begin
+  select u.deactivated_at into deactivated from "identity"."users" u where u.id = member for no key update;
+  if not found or deactivated is not null then
+    return found;
+  end if;
+  for organization in
+    select m.organization_id from "identity"."memberships" m
+      join "identity"."organizations" o on o.id = m.organization_id and o.archived_at is null and o.kind = 'team'
+      where m.user_id = member and m.role = 'owner' order by m.organization_id
+  loop
+    perform pg_advisory_xact_lock(hashtextextended('plinth.memberships ' || organization::text, 0));
+    perform 1 from "identity"."memberships" m where m.organization_id = organization and m.role = 'owner'
+      order by m.user_id for update;
+    if exists (select from "identity"."memberships" m join "identity"."users" u on u.id = m.user_id
+          where m.organization_id = organization and m.user_id <> member and u.deactivated_at is null)
+        and not exists (select from "identity"."memberships" m join "identity"."users" u on u.id = m.user_id
+          where m.organization_id = organization and m.user_id <> member and u.deactivated_at is null
+            and m.role = 'owner') then
+      -- Who has stopped being an owner while the turn was waited for is none.
+      perform 1 from "identity"."memberships" m
+        where m.organization_id = organization and m.user_id = member and m.role = 'owner';
+      if found then
+        raise exception 'organization % would have no owner', organization
+          using errcode = 'object_not_in_prerequisite_state', detail = 'plinth.last_owner',
+            hint = organization::text;
+      end if;
+    end if;
+  end loop;
+  seen := clock_timestamp();
+  -- Written, so that a transaction which saw them earlier, and locks them, fails.
+  update "identity"."memberships" m set updated_at = seen where m.user_id = member and m.role = 'owner';
+  update "identity"."users" u set deactivated_at = seen, updated_at = seen
+    where u.id = member;
+  return true;
+end $$;
+--> statement-breakpoint
+-- managed: grant identity.read_api_key(uuid, uuid, bytea)
+revoke execute on function identity.read_api_key(uuid, uuid, bytea) from public;
+--> statement-breakpoint
+-- managed: grant identity.read_api_key(uuid, uuid, bytea) to plinth_platform
+grant execute on function identity.read_api_key(uuid, uuid, bytea) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant identity.archive_user(uuid)
+revoke execute on function identity.archive_user(uuid) from public;
+--> statement-breakpoint
+-- managed: grant identity.archive_user(uuid) to plinth_platform
+grant execute on function identity.archive_user(uuid) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant identity.lock_owners(uuid)
+revoke execute on function identity.lock_owners(uuid) from public;
+--> statement-breakpoint
+-- managed: grant identity.lock_owners(uuid) to plinth_app
+grant execute on function identity.lock_owners(uuid) to plinth_app;
 --> statement-breakpoint
 -- managed: grant costs.budgets
 grant select, insert, update, delete on "costs"."budgets" to plinth_app;
@@ -981,6 +1288,66 @@ revoke execute on function costs.organizations_due(text, uuid, integer) from pub
 --> statement-breakpoint
 -- managed: grant costs.organizations_due(text, uuid, integer) to plinth_platform
 grant execute on function costs.organizations_due(text, uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity
+grant usage on schema "activity" to plinth_app, plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity.auth_logs
+grant select, insert on "activity"."auth_logs" to plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity.error_logs
+grant select, insert on "activity"."error_logs" to plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity.error_groups
+grant select, insert, update on "activity"."error_groups" to plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity.webhook_deliveries
+grant select, insert, update, delete on "activity"."webhook_deliveries" to plinth_app;
+--> statement-breakpoint
+-- managed: call partitions of activity.auth_logs
+select partitions.create_months('activity', 'auth_logs', now() - interval '1 month', now() + interval '12 months');
+--> statement-breakpoint
+-- managed: call partitions of activity.error_logs
+select partitions.create_months('activity', 'error_logs', now() - interval '1 month', now() + interval '12 months');
+--> statement-breakpoint
+-- managed: comment "activity"."auth_logs"
+comment on table "activity"."auth_logs" is 'Who tried to get in, and whether they did. Append-only.';
+--> statement-breakpoint
+-- managed: comment "activity"."webhook_deliveries"
+comment on table "activity"."webhook_deliveries" is 'A webhook that came in, or one that is to go out.';
+--> statement-breakpoint
+-- managed: comment "activity"."error_logs"
+comment on table "activity"."error_logs" is 'One occurrence of something that went wrong. Append-only.';
+--> statement-breakpoint
+-- managed: comment "activity"."error_groups"
+comment on table "activity"."error_groups" is 'Errors of one cause, open or resolved.';
+--> statement-breakpoint
+-- managed: function activity.due_organizations(uuid, integer)
+create or replace function activity.due_organizations(after uuid, max_rows integer)
+returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := coalesce(after, '00000000-0000-0000-0000-000000000000'::uuid);
+  due timestamptz;
+  given integer := 0;
+begin
+  while given < max_rows loop
+    select d.organization_id, d.next_attempt_at into organization, due from "activity"."webhook_deliveries" d
+      where d.status = 'pending' and d.organization_id > organization
+      order by d.organization_id, d.next_attempt_at limit 1;
+    exit when not found;
+    perform 1 from "identity"."organizations" o where o.id = organization and o.archived_at is null;
+    if found and due <= clock_timestamp() then
+      return next organization;
+      given := given + 1;
+    end if;
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: grant activity.due_organizations(uuid, integer)
+revoke execute on function activity.due_organizations(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant activity.due_organizations(uuid, integer) to plinth_platform
+grant execute on function activity.due_organizations(uuid, integer) to plinth_platform;
 --> statement-breakpoint
 -- managed: grant ops
 grant usage on schema "ops" to plinth_app, plinth_platform;
