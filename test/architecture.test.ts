@@ -54,6 +54,7 @@ const SHARED = [
   'words',
   'search-objects',
   'spaces',
+  'usage-daily',
 ]
 const domainsIn = (folder: string, suffix = '.ts') =>
   (existsSync(folder) ? readdirSync(folder) : [])
@@ -67,7 +68,7 @@ describe('the floors', () => {
     'src/schema/': /^src\/schema\//,
     'src/queries/': /^src\/((schema|queries)\/)?[\w-]+\.ts$/,
     'src/migrations/': /^src\/(schema\/|queries\/|migrations\/|[a-z]+\.ts$)/,
-    'src/testing/': /^src\/(schema\/|queries\/|migrations\/|testing\/|[a-z]+\.ts$)/,
+    'src/testing/': /^src\/(schema\/|queries\/|migrations\/|lifecycle\/|testing\/|[a-z]+\.ts$)/,
     'src/doctor/': /^src\/(schema\/|queries\/|migrations\/|doctor\/|[a-z]+\.ts$)/,
     'src/lifecycle/': /^src\/(schema\/|queries\/|migrations\/|lifecycle\/|[a-z]+\.ts$)/,
     'src/stores/': /^src\/(schema\/|queries\/|stores\/|[a-z]+\.ts$)/,
@@ -267,7 +268,10 @@ describe('plinth/testing', () => {
   /** Tables whose rows come with another factory's, and which one that is. */
   const MADE_BY: Record<string, string> = {
     memberships: 'joinScope',
+    usageDaily: 'makeRolledUpUsage',
     usageKeys: 'makeUsageEvent',
+    usageRollUps: 'makeRolledUpUsage',
+    usageStaleDays: 'makeUsageEvent',
   }
   /** The word for one row, as English has it. */
   const singular = (name: string) =>

@@ -8,6 +8,7 @@ import {
   type UsageStatus,
   usageEvents,
   usageKeys,
+  usageStaleDays,
   usageStatus,
 } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
@@ -225,7 +226,12 @@ type Raw<Row> = {
 
 type NewUsage = Pick<RecordUsageOptions, 'idempotencyKey'> & { id: string }
 
-/** Claims the keys and records what has claimed its own, or has none. Returns which calls those are. */
+/**
+ * Claims the keys and records what has claimed its own, or has none. Returns which calls those are.
+ *
+ * The one way into the ledger, which has to be open. What is written into a day that is over marks the day, by the
+ * clock alone: what is rolled up, or marked, may be so no more by the time that the transaction ends.
+ */
 async function insertUsages(
   { db, organizationId, userId }: Tenant,
   rows: readonly NewUsage[],
@@ -253,7 +259,8 @@ async function insertUsages(
           "inputTokens" bigint, "outputTokens" bigint, "cacheReadTokens" bigint,
           "cacheWriteTokens" bigint, "reasoningTokens" bigint, "embeddingTokens" bigint,
           images bigint, "audioSeconds" bigint, requests bigint, "costNanos" bigint,
-          "priceIds" uuid[], "latencyMs" integer, "occurredAt" timestamptz)
+          "priceIds" uuid[], "latencyMs" integer, "adjustsId" uuid, "adjustsStatus" ${usageStatus},
+          "occurredAt" timestamptz)
       ), claimed as (
         insert into ${usageKeys} (organization_id, key, event_id, user_id, status, cost_nanos,
           occurred_at)
@@ -261,18 +268,27 @@ async function insertUsages(
         from usages where "idempotencyKey" is not null order by "idempotencyKey", id
         on conflict do nothing
         returning event_id
+      ), new as materialized (
+        select * from usages
+        where "idempotencyKey" is null or id in (select event_id from claimed)
+      ), marked as (
+        insert into ${usageStaleDays} (organization_id, day_on, event_id)
+        select distinct on (day) ${organizationId}::uuid, day, id
+        from (select ("occurredAt" at time zone 'UTC')::date as day, id from new) as late
+        where day < (clock_timestamp() at time zone 'UTC')::date
+        on conflict do nothing
       ), recorded as (
         insert into ${usageEvents} (organization_id, id, user_id, project_id, run_id, provider, model,
           endpoint, operation, status, idempotency_key, metadata, input_tokens, output_tokens,
           cache_read_tokens, cache_write_tokens, reasoning_tokens, embedding_tokens, images,
-          audio_seconds, requests, cost_nanos, price_ids, latency_ms, occurred_at)
+          audio_seconds, requests, cost_nanos, price_ids, latency_ms, adjusts_id, adjusts_status,
+          occurred_at)
         select ${organizationId}::uuid, id, "userId", "projectId", "runId", provider, model,
           endpoint, operation, status, "idempotencyKey", coalesce(metadata, '{}'), "inputTokens",
           "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens",
           "embeddingTokens", images, "audioSeconds", requests, "costNanos", "priceIds",
-          "latencyMs", "occurredAt"
-        from usages
-        where "idempotencyKey" is null or id in (select event_id from claimed)
+          "latencyMs", "adjustsId", "adjustsStatus", "occurredAt"
+        from new
         on conflict do nothing
       )
       select event_id as id from claimed`,

@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm'
 import {
   bigint,
   check,
+  date,
   foreignKey,
   index,
   integer,
@@ -22,7 +23,7 @@ import {
   managedGrant,
   managedPartitioning,
 } from './managed.ts'
-import { log, tenantPolicies } from './policies.ts'
+import { isAdmin, log, scopedUser, tenantPolicies } from './policies.ts'
 
 export const costs = pgSchema('costs')
 
@@ -77,7 +78,23 @@ export const modelPrices = costs.table(
 
 const count = (name: string) => bigint(name, { mode: 'number' }).notNull().default(0)
 
-/** A call to a model and what it cost: a ledger, so a line is never changed. */
+const counts = () => ({
+  /** Every token of the input, the cached ones among them. */
+  inputTokens: count('input_tokens'),
+  /** Every token of the output, those of reasoning among them. */
+  outputTokens: count('output_tokens'),
+  cacheReadTokens: count('cache_read_tokens'),
+  cacheWriteTokens: count('cache_write_tokens'),
+  reasoningTokens: count('reasoning_tokens'),
+  embeddingTokens: count('embedding_tokens'),
+  images: count('images'),
+  audioSeconds: count('audio_seconds'),
+})
+
+/**
+ * A call to a model and what it cost: a ledger, so a line is never changed. One that corrects the cost of another
+ * has its time and all that it is summed up by, no counts, and the difference as its cost.
+ */
 export const usageEvents = costs.table.withRLS(
   'usage_events',
   {
@@ -94,22 +111,17 @@ export const usageEvents = costs.table.withRLS(
     status: usageStatus('status').notNull(),
     idempotencyKey: text('idempotency_key'),
     metadata: jsonb('metadata').$type<Record<string, unknown>>().notNull().default({}),
-    /** Every token of the input, the cached ones among them. */
-    inputTokens: count('input_tokens'),
-    /** Every token of the output, those of reasoning among them. */
-    outputTokens: count('output_tokens'),
-    cacheReadTokens: count('cache_read_tokens'),
-    cacheWriteTokens: count('cache_write_tokens'),
-    reasoningTokens: count('reasoning_tokens'),
-    embeddingTokens: count('embedding_tokens'),
-    images: count('images'),
-    audioSeconds: count('audio_seconds'),
+    ...counts(),
     requests: bigint('requests', { mode: 'number' }).notNull().default(1),
     /** Frozen when recorded; null: no price was known. */
     costNanos: bigint('cost_nanos', { mode: 'bigint' }),
     /** The prices it was computed from. */
     priceIds: uuid('price_ids').array().notNull().default([]),
     latencyMs: integer('latency_ms'),
+    /** The line of the same time whose cost this one corrects. */
+    adjustsId: uuid('adjusts_id'),
+    /** What that line was before. */
+    adjustsStatus: usageStatus('adjusts_status'),
 
     occurredAt: instant('occurred_at').notNull().defaultNow(),
   },
@@ -127,9 +139,17 @@ export const usageEvents = costs.table.withRLS(
       'usage_events_counts_check',
       sql`least(${t.inputTokens}, ${t.outputTokens}, ${t.cacheReadTokens}, ${t.cacheWriteTokens}, ${t.reasoningTokens}, ${t.embeddingTokens}, ${t.images}, ${t.audioSeconds}, ${t.requests}) >= 0`,
     ),
-    check('usage_events_cost_nanos_check', sql`${t.costNanos} >= 0`),
+    check('usage_events_cost_nanos_check', sql`${t.costNanos} >= 0 or ${t.adjustsId} is not null`),
+    check(
+      'usage_events_adjusts_check',
+      sql`(${t.adjustsId} is null) = (${t.adjustsStatus} is null)`,
+    ),
     check('usage_events_status_check', sql`(${t.status} = 'unpriced') = (${t.costNanos} is null)`),
-    ...tenantPolicies('usage_events', t.organizationId, log(t.userId)),
+    ...tenantPolicies('usage_events', t.organizationId, {
+      ...log(t.userId),
+      // A correction may be negative: nobody lowers the own spend.
+      insert: sql`(${isAdmin} or (${t.adjustsId} is null and (${t.userId} is null or ${t.userId} = ${scopedUser})))`,
+    }),
   ],
 )
 
@@ -162,6 +182,89 @@ export const usageKeys = costs.table.withRLS(
   ],
 )
 
+/**
+ * What a day of UTC has cost, by what it was for: the lines of the ledger, summed up. Several rows of one day
+ * may be for the same, where a line is too large to be added to another.
+ */
+export const usageDaily = costs.table.withRLS(
+  'usage_daily',
+  {
+    organizationId: organizationId(),
+    dayOn: date('day_on').notNull(),
+    /** From 1, in no order. */
+    line: integer('line').notNull(),
+    userId: uuid('user_id'),
+    projectId: uuid('project_id'),
+
+    provider: text('provider').notNull(),
+    model: text('model').notNull(),
+    endpoint: text('endpoint'),
+    /** Without adjustments. */
+    events: count('events'),
+    /** Negative where it is an adjustment's alone, which gave a price to what had none. */
+    unpriced: count('unpriced'),
+    ...counts(),
+    requests: count('requests'),
+    costNanos: bigint('cost_nanos', { mode: 'bigint' }).notNull(),
+  },
+  (t) => [
+    primaryKey({ name: 'usage_daily_pkey', columns: [t.organizationId, t.dayOn, t.line] }),
+    foreignKey({
+      name: 'usage_daily_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    // A member's own spend.
+    index('usage_daily_user_id_idx').on(t.organizationId, t.userId, t.dayOn),
+    ...tenantPolicies('usage_daily', t.organizationId, { read: log(t.userId).read }),
+  ],
+)
+
+/** How far the ledger of an organization is rolled up. Days before both are read from `usage_daily`. */
+export const usageRollUps = costs.table.withRLS(
+  'usage_roll_ups',
+  {
+    organizationId: organizationId(),
+
+    /** The first day that writers without a mark may still write into. */
+    closedToOn: date('closed_to_on').notNull(),
+    /** The first day that is not rolled up; null: none is. */
+    rolledToOn: date('rolled_to_on'),
+  },
+  (t) => [
+    primaryKey({ name: 'usage_roll_ups_pkey', columns: [t.organizationId] }),
+    foreignKey({
+      name: 'usage_roll_ups_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    check('usage_roll_ups_rolled_to_on_check', sql`${t.rolledToOn} <= ${t.closedToOn}`),
+    ...tenantPolicies('usage_roll_ups', t.organizationId, { read: true }),
+  ],
+)
+
+/**
+ * A day that was over when a line was written into it: to be read from the ledger until it is rolled up again.
+ * Its key has the line, so that no writer waits for another one that marks the same day.
+ */
+export const usageStaleDays = costs.table.withRLS(
+  'usage_stale_days',
+  {
+    organizationId: organizationId(),
+    dayOn: date('day_on').notNull(),
+    eventId: uuid('event_id').notNull(),
+  },
+  (t) => [
+    primaryKey({ name: 'usage_stale_days_pkey', columns: [t.organizationId, t.dayOn, t.eventId] }),
+    foreignKey({
+      name: 'usage_stale_days_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    ...tenantPolicies('usage_stale_days', t.organizationId, { read: true, insert: true }),
+  ],
+)
+
 /** In the order in which they are created. */
 export const costsObjects = [
   managedExtension('btree_gist'),
@@ -179,6 +282,12 @@ export const costsObjects = [
   ),
   managedGrant('costs.usage_events', sql`grant select, insert on ${usageEvents} to plinth_app`),
   managedGrant('costs.usage_keys', sql`grant select, insert on ${usageKeys} to plinth_app`),
+  managedGrant('costs.usage_daily', sql`grant select on ${usageDaily} to plinth_app`),
+  managedGrant('costs.usage_roll_ups', sql`grant select on ${usageRollUps} to plinth_app`),
+  managedGrant(
+    'costs.usage_stale_days',
+    sql`grant select, insert on ${usageStaleDays} to plinth_app`,
+  ),
   managedCall(
     'partitions of costs.usage_events',
     sql`select partitions.create_months('costs', 'usage_events', now() - interval '1 month', now() + interval '12 months')`,
@@ -186,6 +295,9 @@ export const costsObjects = [
   managedComment(modelPrices, 'What a unit of a model costs, in a stretch of time.'),
   managedComment(usageEvents, 'A call to a model and what it cost. Append-only.'),
   managedComment(usageKeys, 'The calls recorded under an idempotency key. Append-only.'),
+  managedComment(usageDaily, 'What a day of UTC has cost, by what it was for.'),
+  managedComment(usageRollUps, 'How far the ledger of an organization is rolled up.'),
+  managedComment(usageStaleDays, 'A day into which a line was written when it was over.'),
 ]
 
 export type ModelPrice = typeof modelPrices.$inferSelect

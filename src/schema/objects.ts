@@ -11,6 +11,7 @@ import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
 import { searchObjects } from './search-objects.ts'
 import { spaceObjects } from './spaces.ts'
+import { usageDailyObjects } from './usage-daily.ts'
 import { wordObjects } from './words.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
@@ -26,6 +27,7 @@ export const managedObjects: readonly ManagedObject[] = [
   ...offloadingObjects,
   ...costsObjects,
   ...ledgerObjects,
+  ...usageDailyObjects,
   ...activityObjects,
   ...aiObjects,
 ]

@@ -1,4 +1,5 @@
 import type { Database } from '../database.ts'
+import { rollUpUsage } from '../lifecycle/usage-daily.ts'
 import { type RecordUsageOptions, recordUsage } from '../queries/costs.ts'
 import { type CreatePriceOptions, createPrice } from '../queries/prices.ts'
 import type { Tenant } from '../tenant.ts'
@@ -23,3 +24,11 @@ export const makeUsageEvent = (tenant: Tenant, usage: Partial<RecordUsageOptions
     inputTokens: 1_000,
     ...usage,
   })
+
+/** A call of two days ago, in a ledger that is rolled up. For an admin or a service. */
+export async function makeRolledUpUsage(tenant: Tenant, usage: Partial<RecordUsageOptions> = {}) {
+  const occurredAt = new Date(Date.now() - 2 * 86_400_000)
+  const recorded = await makeUsageEvent(tenant, { occurredAt, ...usage })
+  await rollUpUsage(tenant)
+  return recorded
+}
