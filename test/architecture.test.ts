@@ -106,6 +106,8 @@ describe('the floors', () => {
     'costs → usage',
     'usage → prices',
     'prices → catalogue',
+    'repricing → prices',
+    'repricing → usage',
     'invitations → identity',
     'invitations → members',
     'asking → spaces',

@@ -89,6 +89,7 @@ export {
   priceUsage,
   type UsageCounts,
 } from './prices.ts'
+export * from './repricing.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -38,6 +38,9 @@ const MAX_PAGE = 500
 /** How many calls one statement records at most. */
 const MAX_USAGES = 1_000
 
+/** How keys begin that no caller gives. */
+export const OWN_KEYS = 'plinth.'
+
 /** Of one statement's calls as JSON, in UTF-16 code units: as for lines of the activity log. */
 const MAX_BATCH_LENGTH = 64_000_000
 
@@ -146,6 +149,9 @@ function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
     if (endpoint != null) checkText('endpoint', endpoint, { max: 500 })
     // In an index, as MAX_MODEL.
     if (idempotencyKey != null) checkText('idempotencyKey', idempotencyKey, { max: 500 })
+    if (idempotencyKey?.startsWith(OWN_KEYS)) {
+      throw new ValidationError('idempotencyKey', `must not begin with ${OWN_KEYS}`)
+    }
     for (const [name, id] of Object.entries({ userId, projectId, runId })) {
       if (id != null) checkUuid(name, id)
     }
@@ -177,7 +183,10 @@ const modelKey = ({ provider, model }: Model) => JSON.stringify([provider, model
  * Lets the transaction write into the ledger. Returns the prices of the models, of the times of their calls,
  * and the database's clock.
  */
-async function openLedger({ db, organizationId }: Tenant, usages: readonly CheckedUsage[]) {
+export async function openLedger(
+  { db, organizationId }: Tenant,
+  usages: readonly (Model & { occurredAt?: Date | undefined })[],
+) {
   const models = new Map(usages.map((usage) => [modelKey(usage), usage]))
   const wanted = [...models.values()].map(({ provider, model }) => ({ provider, model }))
   const times = usages.flatMap(({ occurredAt }) => occurredAt?.getTime() ?? [])
@@ -232,7 +241,7 @@ type NewUsage = Pick<RecordUsageOptions, 'idempotencyKey'> & { id: string }
  * The one way into the ledger, which has to be open. What is written into a day that is over marks the day, by the
  * clock alone: what is rolled up, or marked, may be so no more by the time that the transaction ends.
  */
-async function insertUsages(
+export async function insertUsages(
   { db, organizationId, userId }: Tenant,
   rows: readonly NewUsage[],
 ): Promise<(row: NewUsage) => boolean> {
