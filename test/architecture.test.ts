@@ -52,6 +52,7 @@ const SHARED = [
   'policies',
   'retrieval',
   'words',
+  'seals',
   'search-objects',
   'spaces',
   'usage-daily',
@@ -107,6 +108,7 @@ describe('the floors', () => {
     'usage → prices',
     'prices → catalogue',
     'repricing → prices',
+    'seal-verification → seals',
     'repricing → usage',
     'invitations → identity',
     'invitations → members',
@@ -269,7 +271,10 @@ test('every queries file has a test, and is in the index', () => {
 describe('plinth/testing', () => {
   /** Tables whose rows come with another factory's, and which one that is. */
   const MADE_BY: Record<string, string> = {
+    activityChains: 'makeSealedActivity',
+    activitySeals: 'makeSealedActivity',
     memberships: 'joinScope',
+    sealedRows: 'makeSealedActivity',
     usageDaily: 'makeRolledUpUsage',
     usageKeys: 'makeUsageEvent',
     usageRollUps: 'makeRolledUpUsage',

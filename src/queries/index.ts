@@ -90,6 +90,15 @@ export {
   type UsageCounts,
 } from './prices.ts'
 export * from './repricing.ts'
+export * from './seal-verification.ts'
+export {
+  type ActivityHead,
+  disableActivitySeals,
+  enableActivitySeals,
+  type SealActivityOptions,
+  type SealedActivity,
+  sealActivity,
+} from './seals.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -9,6 +9,7 @@ import { offloadingObjects } from './offloading.ts'
 import { partitionObjects } from './partitions.ts'
 import { roleObjects } from './policies.ts'
 import { retrievalObjects } from './retrieval.ts'
+import { sealObjects } from './seals.ts'
 import { searchObjects } from './search-objects.ts'
 import { spaceObjects } from './spaces.ts'
 import { usageDailyObjects } from './usage-daily.ts'
@@ -29,5 +30,6 @@ export const managedObjects: readonly ManagedObject[] = [
   ...ledgerObjects,
   ...usageDailyObjects,
   ...activityObjects,
+  ...sealObjects,
   ...aiObjects,
 ]
