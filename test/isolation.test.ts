@@ -440,6 +440,14 @@ describe('functions', () => {
     'search.query_terms(search.language,text)',
     // Counts, of what belongs to no organization, and says that it has.
     'search.count_queries(uuid,integer)',
+    // Locks of the organization, and the digest of the line that is passed.
+    'costs.open_ledger(uuid)',
+    'costs.close_ledger(uuid)',
+    'costs.close_usage_days()',
+    'activity.row_digest(activity.activity_logs)',
+    // These do what is left to do, which one row of each table does not leave: see their own tests.
+    'costs.roll_up_usage_day()',
+    'activity.seal_rows(timestamp with time zone,timestamp with time zone,timestamp with time zone,uuid,integer)',
   ]
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
@@ -533,6 +541,8 @@ describe('functions', () => {
         sql`search.embedding_drift(${organizationId}, 20)`,
         sql`search.repair_embeddings(${organizationId})`,
         sql`partitions.create_months('costs', 'usage_events', now(), now())`,
+        sql`costs.due_ledgers(null, 10)`,
+        sql`activity.sealed_logs(null, 10)`,
       ]) {
         const { refused } = await attempt(db, ownScope, mine, (tx) =>
           tx.execute(sql`select ${call}`),

@@ -1,10 +1,12 @@
+import { sql } from 'drizzle-orm'
 import postgres from 'postgres'
-import { connect } from '../../src/database.ts'
+import { connect, rowsOf } from '../../src/database.ts'
 import { ensurePartitions } from '../../src/lifecycle/partitions.ts'
 import { rollUpUsage } from '../../src/lifecycle/usage-daily.ts'
 import { recordUsages, spend as spendOf } from '../../src/queries/costs.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
-import { inTenant } from '../../src/tenant.ts'
+import { usageDaily } from '../../src/schema/costs.ts'
+import { inTenant, type Tenant } from '../../src/tenant.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { measureAll, printTable } from '../support.ts'
 
@@ -49,6 +51,15 @@ export async function spend(url: string): Promise<void> {
       select model, sum(cost_nanos), count(*), count(*) filter (where cost_nanos is null)
       from costs.usage_events
       where ${isOfRange} and occurred_at >= ${since} group by model order by 2 desc`
+    const rollUpOf = (tenant: Tenant) =>
+      rowsOf(
+        tenant.db,
+        sql`
+          select provider, model, sum(cost_nanos), sum(events), sum(unpriced),
+            sum(input_tokens + output_tokens + embedding_tokens) from ${usageDaily}
+          where organization_id = ${organizationId} and day_on >= ${since.toISOString().slice(0, 10)}
+          group by 1, 2 order by 3 desc`,
+      )
     const ours = () => inTenant(db, scope, (tenant) => spendOf(tenant, { since, by: 'model' }))
     const sum = (rows: { sum: string }[]) =>
       rows.reduce((total, row) => total + BigInt(row.sum), 0n)
@@ -61,6 +72,7 @@ export async function spend(url: string): Promise<void> {
       `S11: spend by model of ${LINES} lines, ${share} % of them of today`,
       await measureAll(
         {
+          'roll-up by hand, in a scope': () => inTenant(db, scope, rollUpOf),
           'roll-up by hand, in a transaction': () => raw.begin((sql) => rollUp(sql)),
           'roll-up by hand': () => rollUp(raw).then(),
           'spend in a scope': ours,

@@ -111,7 +111,10 @@ describe('rollUpUsage', () => {
     await record(db, scope, [line(0), line(DAY - 1), line(DAY), line(9 * DAY, { model: 'b' })])
     await asService(db, scope.organizationId, (tenant) => recordUsage(tenant, call))
 
+    const other = await makeSpender(db)
+    await record(db, other, [line(0)])
     expect(await rollUp(db, scope)).toMatchObject({ organizations: 1, days: 3, events: 4 })
+    expect(await seen(db, other)).toMatchObject({ daily: 0, rolled: null })
     expect(await rollUp(db, scope)).toMatchObject({ days: 0 })
     const today = new Date().toISOString().slice(0, 10)
     expect(await seen(db, scope)).toEqual({ daily: 3, stale: 0, rolled: today })

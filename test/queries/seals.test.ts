@@ -125,6 +125,9 @@ describe('sealActivity', () => {
     const [one, other, none] = [await makeScope(root), await makeScope(root), await makeScope(root)]
     for (const scope of [one, other, none]) await record(scope, [{}, {}])
     for (const scope of [one, other]) await inTenant(root, scope, enableActivitySeals)
+    await seal(one)
+    expect(await verify(other)).toMatchObject({ ok: true, seals: 0, unsealedRows: 2 })
+    await record(one, [{}])
     const sealed = new Map<string, ActivityHead>()
 
     await sealActivity(root, {
