@@ -123,6 +123,9 @@ export function toPlinthError(error: unknown): unknown {
   if (code === '25P02') {
     return new TransactionError('a query failed before, so that the transaction is lost', { cause })
   }
+  if (code === '25001' && named('detail') === 'plinth.isolation') {
+    return new TransactionError(found.message, { cause })
+  }
   if (code === '25006') {
     return new TransactionError(`${found.message}; write in inTenant`, { cause })
   }

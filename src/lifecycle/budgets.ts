@@ -3,7 +3,7 @@ import { type Database, rowsOf } from '../database.ts'
 import { ForbiddenError } from '../errors.ts'
 import { claimBudgetAlerts } from '../queries/budget-alerts.ts'
 import { expireReservations, purgeReservations } from '../queries/reservations.ts'
-import type { BudgetAlert } from '../schema/costs.ts'
+import type { BudgetAlert } from '../schema/costs-budgets.ts'
 import { asService, type Tenant } from '../tenant.ts'
 import { checkInteger } from '../validation.ts'
 

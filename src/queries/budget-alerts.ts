@@ -1,6 +1,6 @@
 import { and, desc, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
 import { rowsOf, run } from '../database.ts'
-import { type BudgetAlert, budgetAlerts } from '../schema/costs.ts'
+import { type BudgetAlert, budgetAlerts } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkLimit, checkUuid } from '../validation.ts'
 

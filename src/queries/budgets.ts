@@ -2,6 +2,7 @@ import { and, asc, eq, gt, sql } from 'drizzle-orm'
 import { rowsOf, run } from '../database.ts'
 import { ForbiddenError, NotFoundError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
+import { usageEvents } from '../schema/costs.ts'
 import {
   type Budget,
   type BudgetMode,
@@ -13,8 +14,7 @@ import {
   budgets,
   budgetWindows,
   reservations,
-  usageEvents,
-} from '../schema/costs.ts'
+} from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkBigint,

@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm'
 import { rowsOf } from '../database.ts'
-import type { BudgetScope, UsageEvent } from '../schema/costs.ts'
+import type { UsageEvent } from '../schema/costs.ts'
+import type { BudgetScope } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 
 /** A blocking budget of which more is spent and reserved than its limit. */
@@ -18,7 +19,8 @@ export interface ExceededBudget {
   endsAt: Date | null
 }
 
-type Line = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 'occurredAt'> & {
+/** What of a line of the ledger the budgets look at. */
+export type ChargedLine = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 'occurredAt'> & {
   userId?: string | null | undefined
   projectId?: string | null | undefined
 }
@@ -30,7 +32,7 @@ type Line = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 'occurredAt'> 
  */
 export async function chargeBudgets(
   { db }: Tenant,
-  lines: readonly Line[],
+  lines: readonly ChargedLine[],
   settled?: string,
 ): Promise<ExceededBudget[]> {
   if (lines.length === 0 && settled === undefined) return []

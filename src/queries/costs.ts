@@ -1,8 +1,6 @@
-import { and, eq, gte, lt, sql } from 'drizzle-orm'
-import type { PgColumn } from 'drizzle-orm/pg-core'
+import { sql } from 'drizzle-orm'
 import { rowsOf } from '../database.ts'
 import { ValidationError } from '../errors.ts'
-import { usageEvents } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkInstant, checkLimit, checkOneOf, checkTimeZone, checkUuid } from '../validation.ts'
 
@@ -44,6 +42,7 @@ interface SpendKeys {
 export interface Spend {
   /** Nano-dollars of what has a price. */
   costNanos: bigint
+  /** Calls: an adjustment is none. */
   events: number
   /** How many of the events have no price, so that the cost is higher than it says. */
   unpriced: number
@@ -63,6 +62,9 @@ export type SpendRow<By extends SpendBy = never, Period extends SpendPeriod = ne
  * Admins and services sum up everything, other members what is on record under their own name. Such a
  * member should be given as `userId` too: the index then finds the lines, which the policy can only
  * pick out of everyone's.
+ *
+ * Days that `rollUpUsage` has summed up are read from there, and all else from the ledger: with the same answer,
+ * in one snapshot. Hours, and days of another zone than UTC, are always the ledger's.
  *
  * @throws {ValidationError} also for a time zone that is no name of one, and for more rows than `limit`.
  */
@@ -98,15 +100,15 @@ export async function topCosts<By extends SpendBy>(
   return sumUp<By, never>(tenant, { ...range, by, period: undefined, timeZone: 'UTC', limit })
 }
 
-/** The columns of each grouping, which are part of the ledger's own names and never of the caller's. */
-const KEYS: Record<SpendBy, readonly { as: string; column: PgColumn }[]> = {
-  user: [{ as: 'userId', column: usageEvents.userId }],
+/** The columns of each grouping, as the sums have them. */
+const KEYS: Record<SpendBy, readonly { as: string; column: string }[]> = {
+  user: [{ as: 'userId', column: 'user_id' }],
   model: [
-    { as: 'provider', column: usageEvents.provider },
-    { as: 'model', column: usageEvents.model },
+    { as: 'provider', column: 'provider' },
+    { as: 'model', column: 'model' },
   ],
-  endpoint: [{ as: 'endpoint', column: usageEvents.endpoint }],
-  project: [{ as: 'projectId', column: usageEvents.projectId }],
+  endpoint: [{ as: 'endpoint', column: 'endpoint' }],
+  project: [{ as: 'projectId', column: 'project_id' }],
 }
 
 interface SumUpOptions extends SpendRange {
@@ -117,48 +119,32 @@ interface SumUpOptions extends SpendRange {
 }
 
 async function sumUp<By extends SpendBy, Period extends SpendPeriod>(
-  { db, organizationId }: Tenant,
+  { db }: Tenant,
   { since, until, userId, by, period, timeZone, limit }: SumUpOptions,
 ): Promise<SpendRow<By, Period>[]> {
   checkInstant('since', since)
   if (until !== undefined) checkInstant('until', until)
   if (userId !== undefined) checkUuid('userId', userId)
-  const events = usageEvents
   const keys = [
-    ...(period
-      ? [
-          {
-            as: 'period',
-            key: sql`date_trunc(${period}, ${events.occurredAt}, ${timeZone}::text)`,
-          },
-        ]
-      : []),
-    ...(by ? KEYS[by] : []).map(({ as, column }) => ({ as, key: sql`${column}` })),
-  ]
-  // By position, since a parameter that is sent twice is not the same expression to Postgres.
-  const positions = keys.map((_, index) => sql.raw(String(index + 1)))
-  const [first, ...rest] = period ? positions : [undefined, ...positions]
+    ...(period ? [{ as: 'period', column: 'period_at' }] : []),
+    ...(by ? KEYS[by] : []),
+  ].map(({ as, column }) => ({ as: sql.identifier(as), column: sql.identifier(column) }))
+  const columns = keys.map(({ column }) => sql`${column}`)
+  const [first, ...rest] = period ? columns : [undefined, ...columns]
   const order = sql.join([...(first ? [first] : []), sql`cost desc`, ...rest], sql`, `)
 
   const rows = await rowsOf<Record<string, string | null>>(
     db,
     sql`
       select ${sql.join(
-        keys.map(({ as, key }) => sql`${key} as ${sql.identifier(as)}, `),
+        keys.map(({ as, column }) => sql`${column} as ${as}, `),
         sql``,
       )}
-        coalesce(sum(${events.costNanos}), 0)::numeric as cost,
-        count(*)::text as events,
-        count(*) filter (where ${events.costNanos} is null)::text as unpriced,
-        sum(${events.inputTokens} + ${events.outputTokens} + ${events.embeddingTokens})::text as tokens
-      from ${events}
-      where ${and(
-        eq(events.organizationId, organizationId),
-        gte(events.occurredAt, since),
-        until && lt(events.occurredAt, until),
-        userId !== undefined ? eq(events.userId, userId) : undefined,
-      )}
-      ${positions.length > 0 ? sql`group by ${sql.join(positions, sql`, `)}` : sql`having count(*) > 0`}
+        coalesce(sum(cost_nanos), 0)::numeric as cost, sum(events)::text as events,
+        sum(unpriced)::text as unpriced, sum(tokens)::text as tokens
+      from costs.usage_sums(${since.toISOString()}, ${until?.toISOString() ?? null}, ${userId ?? null},
+        ${by ?? null}, ${period ?? null}, ${timeZone}) as sums
+      ${columns.length > 0 ? sql`group by ${sql.join(columns, sql`, `)}` : sql`having sum(events) is not null`}
       order by ${order}
       limit ${limit}`,
   )

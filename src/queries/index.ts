@@ -114,6 +114,7 @@ export {
   type UsageCounts,
 } from './prices.ts'
 export * from './rate-limits.ts'
+export * from './repricing.ts'
 export {
   type BlockingBudget,
   type ExtendReservationOptions,
@@ -133,6 +134,15 @@ export {
   type SettleOptions,
   settle,
 } from './reservations.ts'
+export * from './seal-verification.ts'
+export {
+  type ActivityHead,
+  disableActivitySeals,
+  enableActivitySeals,
+  type SealActivityOptions,
+  type SealedActivity,
+  sealActivity,
+} from './seals.ts'
 export {
   type SearchArm,
   type SearchExplanation,

@@ -3,7 +3,7 @@ import { only, rowsOf, run } from '../database.ts'
 import { NotFoundError } from '../errors.ts'
 import { ReservationError, UnpricedError } from '../guard-errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
-import { type Reservation, reservationState, reservations } from '../schema/costs.ts'
+import { type Reservation, reservationState, reservations } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkBigint,
@@ -15,6 +15,7 @@ import {
   checkUuid,
 } from '../validation.ts'
 import { type ExceededBudget, type RawWindow, windowFrom } from './charging.ts'
+import { OWN_KEYS } from './ledger.ts'
 import {
   type CallEstimate,
   estimateCost,
@@ -201,11 +202,11 @@ export async function settle(
       ...{ userId: held.userId, projectId: held.projectId },
       estimateNanos: BigInt(held.amountNanos),
       occurredAt: new Date(held.createdAt),
-      idempotencyKey: `reservation ${id.toLowerCase()}`,
+      idempotencyKey: `${OWN_KEYS}reservation ${id.toLowerCase()}`,
     },
   ]
-  const holder = held.was === 'held' ? id : undefined
-  const { recorded, exceeded } = await writeUsages(tenant, usages, holder)
+  const settled = held.was === 'held' ? id : undefined
+  const { recorded, exceeded } = await writeUsages(tenant, usages, { settled, ownKeys: true })
   return { ...only(recorded), late: held.isLate, exceeded }
 }
 

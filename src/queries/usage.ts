@@ -1,15 +1,8 @@
 import { and, desc, eq, gte, lt, sql } from 'drizzle-orm'
-import { isBefore, rowsOf, run } from '../database.ts'
+import { isBefore, run } from '../database.ts'
 import { ConstraintError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
-import {
-  modelPrices,
-  type UsageEvent,
-  type UsageStatus,
-  usageEvents,
-  usageKeys,
-  usageStatus,
-} from '../schema/costs.ts'
+import { type UsageEvent, type UsageStatus, usageEvents, usageKeys } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkBigint,
@@ -23,7 +16,8 @@ import {
   checkText,
   checkUuid,
 } from '../validation.ts'
-import { chargeBudgets, type ExceededBudget } from './charging.ts'
+import type { ExceededBudget } from './charging.ts'
+import { insertUsages, type NewUsage, OWN_KEYS, openLedger } from './ledger.ts'
 import {
   type ApplicablePrice,
   checkCounts,
@@ -37,9 +31,6 @@ const MAX_PAGE = 500
 
 /** How many calls one statement records at most. */
 const MAX_USAGES = 1_000
-
-/** Of one statement's calls as JSON, in UTF-16 code units: as for lines of the activity log. */
-const MAX_BATCH_LENGTH = 64_000_000
 
 export interface RecordUsageOptions extends UsageCounts {
   provider: string
@@ -105,21 +96,31 @@ export async function recordUsages(
   tenant: Tenant,
   usages: readonly RecordUsageOptions[],
 ): Promise<RecordedUsage[]> {
-  return (await writeUsages(tenant, usages)).recorded
+  return (await writeUsages(tenant, usages, { ownKeys: false })).recorded
 }
 
-/**
- * Records calls, and says which budgets have spent and reserved more than their limit by then. `settled` is the
- * reservation that this transaction has settled by them, and that still holds its amount.
- */
+interface WriteUsagesOptions {
+  /** The reservation that this transaction has settled by the calls, and that still holds its amount. */
+  settled?: string | undefined
+  /** Whether the keys are plinth's own. */
+  ownKeys: boolean
+}
+
+/** Records calls, and says which budgets have spent and reserved more than their limit by then. */
 export async function writeUsages(
   tenant: Tenant,
   usages: readonly RecordUsageOptions[],
-  settled?: string,
+  { settled, ownKeys }: WriteUsagesOptions,
 ): Promise<{ recorded: RecordedUsage[]; exceeded: ExceededBudget[] }> {
   checkList('usages', usages, { max: MAX_USAGES })
   if (usages.length === 0) return { recorded: [], exceeded: [] }
   const checked = usages.map((usage, index) => checkUsage(`usages[${index}]`, usage))
+  for (const [index, { idempotencyKey }] of checked.entries()) {
+    if (!ownKeys && idempotencyKey?.startsWith(OWN_KEYS)) {
+      const argument = `usages[${index}].idempotencyKey`
+      throw new ValidationError(argument, `must not begin with ${OWN_KEYS}`)
+    }
+  }
   const { now, isBudgeted, pricesOf } = await openLedger(tenant, checked)
 
   const rows = checked.map((usage) => {
@@ -132,8 +133,7 @@ export async function writeUsages(
       ...costOf(usage, pricesOf(usage), occurredAt),
     }
   })
-  const isNew = await insertUsages(tenant, rows)
-  const exceeded = isBudgeted ? await chargeBudgets(tenant, rows.filter(isNew), settled) : []
+  const { isNew, exceeded } = await insertUsages(tenant, rows, { isBudgeted, settled })
   const earlier = await readKeys(
     tenant,
     rows.filter((row) => !isNew(row)),
@@ -188,119 +188,6 @@ function costOf(usage: CheckedUsage, prices: readonly ApplicablePrice[], at: Dat
     return { status: 'estimated' as const, costNanos: usage.estimateNanos, priceIds }
   }
   return { status: status === 'priced' ? (usage.status ?? status) : status, costNanos, priceIds }
-}
-
-type Model = Pick<RecordUsageOptions, 'provider' | 'model'>
-const modelKey = ({ provider, model }: Model) => JSON.stringify([provider, model])
-
-/**
- * Lets the transaction write into the ledger. Returns the prices of the models, of the times of their calls,
- * the database's clock, and whether there are budgets.
- */
-async function openLedger({ db, organizationId }: Tenant, usages: readonly CheckedUsage[]) {
-  const models = new Map(usages.map((usage) => [modelKey(usage), usage]))
-  const wanted = [...models.values()].map(({ provider, model }) => ({ provider, model }))
-  const times = usages.flatMap(({ occurredAt }) => occurredAt?.getTime() ?? [])
-  const [first, last] = times.length > 0 ? [Math.min(...times), Math.max(...times)] : []
-  const instant = (time: number | undefined) =>
-    sql`${time === undefined ? null : new Date(time).toISOString()}::timestamptz`
-
-  const rows = await rowsOf<Raw<ApplicablePrice & Model> & { now: string; isBudgeted: boolean }>(
-    db,
-    sql`
-      select clock.now, clock.is_budgeted as "isBudgeted", price.id, price.provider, price.model, price.unit,
-        price.tier_from as "tierFrom", price.nanos_per_million::text as "nanosPerMillion",
-        price.valid_from as "validFrom", price.valid_to as "validTo"
-      from (select now()::timestamptz(3) as now, costs.open_ledger(${organizationId}) as is_budgeted) as clock
-      left join (
-        select prices.* from ${modelPrices} as prices
-        join json_to_recordset(${JSON.stringify(wanted)}::text::json) as wanted (provider text, model text)
-          using (provider, model)
-      ) as price on price.valid_from <= greatest(clock.now, ${instant(last)})
-        and (price.valid_to is null or price.valid_to > least(clock.now, ${instant(first)}))`,
-  )
-  const prices = new Map<string, ApplicablePrice[]>()
-  for (const { now: _, isBudgeted: __, ...row } of rows) {
-    if (row.id === null) continue
-    const price = {
-      ...row,
-      tierFrom: Number(row.tierFrom),
-      nanosPerMillion: BigInt(row.nanosPerMillion),
-      validFrom: new Date(row.validFrom),
-      validTo: row.validTo === null ? null : new Date(row.validTo),
-    }
-    prices.set(modelKey(row), [...(prices.get(modelKey(row)) ?? []), price])
-  }
-  return {
-    now: new Date(rows[0]?.now ?? Number.NaN),
-    isBudgeted: rows[0]?.isBudgeted ?? false,
-    pricesOf: (model: Model) => prices.get(modelKey(model)) ?? [],
-  }
-}
-
-/** As a raw query has it: what is no string or null comes as a string. */
-type Raw<Row> = {
-  [Column in keyof Row]: Row[Column] extends string
-    ? Row[Column]
-    : string | Extract<Row[Column], null>
-}
-
-type NewUsage = Pick<RecordUsageOptions, 'idempotencyKey'> & { id: string }
-
-/** Claims the keys and records what has claimed its own, or has none. Returns which calls those are. */
-async function insertUsages(
-  { db, organizationId, userId }: Tenant,
-  rows: readonly NewUsage[],
-): Promise<(row: NewUsage) => boolean> {
-  // One parameter and not one a column: every driver sends a text alike, and arrays each in its own way.
-  const texts = rows.map((row) =>
-    JSON.stringify(row, (_, value) => (typeof value === 'bigint' ? String(value) : value)),
-  )
-  const length = texts.reduce((sum, text) => sum + text.length, 0)
-  if (length > MAX_BATCH_LENGTH) {
-    throw new ValidationError(
-      'usages',
-      `have ${length} characters as JSON; record at most ${MAX_BATCH_LENGTH} at a time`,
-    )
-  }
-  // Keys in one order, so that two batches never wait for each other. Events without RETURNING, which
-  // would need the right to read them: a member may record in nobody's name what only admins read.
-  const claimed = await rowsOf<{ id: string }>(
-    db,
-    sql`
-      with usages as materialized (
-        select * from json_to_recordset(${`[${texts.join(',')}]`}::text::json) as rows (
-          id uuid, "userId" uuid, "projectId" uuid, "runId" uuid, provider text, model text,
-          endpoint text, operation text, status ${usageStatus}, "idempotencyKey" text, metadata jsonb,
-          "inputTokens" bigint, "outputTokens" bigint, "cacheReadTokens" bigint,
-          "cacheWriteTokens" bigint, "reasoningTokens" bigint, "embeddingTokens" bigint,
-          images bigint, "audioSeconds" bigint, requests bigint, "costNanos" bigint,
-          "priceIds" uuid[], "latencyMs" integer, "occurredAt" timestamptz)
-      ), claimed as (
-        insert into ${usageKeys} (organization_id, key, event_id, user_id, status, cost_nanos,
-          occurred_at)
-        select ${organizationId}::uuid, "idempotencyKey", id, ${userId ?? null}::uuid, status, "costNanos", "occurredAt"
-        from usages where "idempotencyKey" is not null order by "idempotencyKey", id
-        on conflict do nothing
-        returning event_id
-      ), recorded as (
-        insert into ${usageEvents} (organization_id, id, user_id, project_id, run_id, provider, model,
-          endpoint, operation, status, idempotency_key, metadata, input_tokens, output_tokens,
-          cache_read_tokens, cache_write_tokens, reasoning_tokens, embedding_tokens, images,
-          audio_seconds, requests, cost_nanos, price_ids, latency_ms, occurred_at)
-        select ${organizationId}::uuid, id, "userId", "projectId", "runId", provider, model,
-          endpoint, operation, status, "idempotencyKey", coalesce(metadata, '{}'), "inputTokens",
-          "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens",
-          "embeddingTokens", images, "audioSeconds", requests, "costNanos", "priceIds",
-          "latencyMs", "occurredAt"
-        from usages
-        where "idempotencyKey" is null or id in (select event_id from claimed)
-        on conflict do nothing
-      )
-      select event_id as id from claimed`,
-  )
-  const ids = new Set(claimed.map(({ id }) => id))
-  return ({ id, idempotencyKey }) => idempotencyKey == null || ids.has(id)
 }
 
 /** What is on record under the keys of calls. */

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import {
+  bigint,
   boolean,
   check,
   cidr,
@@ -16,8 +17,7 @@ import {
 } from 'drizzle-orm/pg-core'
 import { bytea, id, instant, organizationId, timestamps } from './columns.ts'
 import { organizations } from './identity.ts'
-import { managedCall, managedComment, managedGrant, managedPartitioning } from './managed.ts'
-import { log, queued, tenantPolicies } from './policies.ts'
+import { administered, isAdmin, log, queued, tenantPolicies } from './policies.ts'
 
 export const activity = pgSchema('activity')
 
@@ -238,44 +238,87 @@ export const errorGroups = activity.table(
   ],
 )
 
-/** In the order in which they are created. */
-export const activityObjects = [
-  managedPartitioning(activityLogs, 'range', activityLogs.occurredAt),
-  managedGrant('activity', sql`grant usage on schema ${activity} to plinth_app, plinth_platform`),
-  managedGrant(
-    'activity.activity_logs',
-    sql`grant select, insert on ${activityLogs} to plinth_app`,
-  ),
-  managedCall(
-    'partitions of activity.activity_logs',
-    sql`select partitions.create_months('activity', 'activity_logs', now() - interval '1 month', now() + interval '12 months')`,
-  ),
-  managedComment(activityLogs, 'Who did what to which thing. Append-only.'),
-  managedPartitioning(authLogs, 'range', authLogs.occurredAt),
-  managedPartitioning(errorLogs, 'range', errorLogs.occurredAt),
-  managedGrant('activity.auth_logs', sql`grant select, insert on ${authLogs} to plinth_platform`),
-  managedGrant('activity.error_logs', sql`grant select, insert on ${errorLogs} to plinth_platform`),
-  managedGrant(
-    'activity.error_groups',
-    sql`grant select, insert, update on ${errorGroups} to plinth_platform`,
-  ),
-  managedGrant(
-    'activity.webhook_deliveries',
-    sql`grant select, insert, update, delete on ${webhookDeliveries} to plinth_app`,
-  ),
-  managedCall(
-    'partitions of activity.auth_logs',
-    sql`select partitions.create_months('activity', 'auth_logs', now() - interval '1 month', now() + interval '12 months')`,
-  ),
-  managedCall(
-    'partitions of activity.error_logs',
-    sql`select partitions.create_months('activity', 'error_logs', now() - interval '1 month', now() + interval '12 months')`,
-  ),
-  managedComment(authLogs, 'Who tried to get in, and whether they did. Append-only.'),
-  managedComment(webhookDeliveries, 'A webhook that came in, or one that is to go out.'),
-  managedComment(errorLogs, 'One occurrence of something that went wrong. Append-only.'),
-  managedComment(errorGroups, 'Errors of one cause, open or resolved.'),
-]
+/** Whether the log of an organization is sealed. */
+export const activityChains = activity.table.withRLS(
+  'chains',
+  {
+    organizationId: organizationId(),
+
+    enabledAt: instant('enabled_at').notNull().defaultNow(),
+    disabledAt: instant('disabled_at'),
+  },
+  (t) => [
+    primaryKey({ name: 'chains_pkey', columns: [t.organizationId] }),
+    foreignKey({
+      name: 'chains_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    ...tenantPolicies('chains', t.organizationId, administered()),
+  ],
+)
+
+/** A batch of lines of the log, sealed: its hash is of theirs and of the seal before. Never changed. */
+export const activitySeals = activity.table.withRLS(
+  'seals',
+  {
+    organizationId: organizationId(),
+    /** From 1, without a gap. */
+    sequence: bigint('sequence', { mode: 'number' }).notNull(),
+
+    /** Null for the first one. */
+    previousHash: bytea('previous_hash'),
+    rowCount: integer('row_count').notNull(),
+    /** SHA-256 of the digests of its rows, one after the other. */
+    rowsHash: bytea('rows_hash').notNull(),
+    /** Of its rows, the earliest and the latest time. */
+    firstAt: instant('first_at').notNull(),
+    lastAt: instant('last_at').notNull(),
+    hash: bytea('hash').notNull(),
+
+    /** What was in the log at this instant is sealed by now; null: there may be more. */
+    completeAt: instant('complete_at'),
+    sealedAt: instant('sealed_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ name: 'seals_pkey', columns: [t.organizationId, t.sequence] }),
+    foreignKey({
+      name: 'seals_organization_id_fkey',
+      columns: [t.organizationId],
+      foreignColumns: [organizations.id],
+    }).onDelete('cascade'),
+    check('seals_sequence_check', sql`(${t.sequence} = 1) = (${t.previousHash} is null)`),
+    ...tenantPolicies('seals', t.organizationId, { read: isAdmin }),
+  ],
+)
+
+/** The digest of a line of the log as it was when it was sealed. No key ties it to the line, which may be gone. */
+export const sealedRows = activity.table.withRLS(
+  'sealed_rows',
+  {
+    organizationId: organizationId(),
+    sequence: bigint('sequence', { mode: 'number' }).notNull(),
+    /** In its seal, from 1. */
+    position: integer('position').notNull(),
+    rowId: uuid('row_id').notNull(),
+
+    /** SHA-256: see `activity.row_digest`. */
+    digest: bytea('digest').notNull(),
+
+    occurredAt: instant('occurred_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ name: 'sealed_rows_pkey', columns: [t.organizationId, t.sequence, t.position] }),
+    // Each line once; and which ones are not sealed yet.
+    uniqueIndex('sealed_rows_row_key').on(t.organizationId, t.occurredAt, t.rowId),
+    foreignKey({
+      name: 'sealed_rows_sequence_fkey',
+      columns: [t.organizationId, t.sequence],
+      foreignColumns: [activitySeals.organizationId, activitySeals.sequence],
+    }).onDelete('cascade'),
+    ...tenantPolicies('sealed_rows', t.organizationId, { read: isAdmin }),
+  ],
+)
 
 export type ActivityLog = typeof activityLogs.$inferSelect
 export type AuthLog = typeof authLogs.$inferSelect

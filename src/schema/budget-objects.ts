@@ -1,13 +1,13 @@
 import { sql } from 'drizzle-orm'
 import { countersOf, ofWindow, subjectOf } from './budget-windows.ts'
+import { usageEvents } from './costs.ts'
 import {
   budgetAlerts,
   budgets,
   budgetWindows,
   isOwnCounter,
   reservations,
-  usageEvents,
-} from './costs.ts'
+} from './costs-budgets.ts'
 import { organizations } from './identity.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization } from './policies.ts'

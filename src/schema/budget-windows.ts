@@ -1,5 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm'
-import { budgetPeriod, budgets, budgetWindows, usageEvents } from './costs.ts'
+import { usageEvents } from './costs.ts'
+import { budgetPeriod, budgets, budgetWindows } from './costs-budgets.ts'
 import { organizations } from './identity.ts'
 import { managedFunction, managedInner } from './managed.ts'
 import { scopedOrganization } from './policies.ts'

@@ -1,14 +1,14 @@
 import { sql } from 'drizzle-orm'
 import {
-  budgetAlerts,
-  budgets,
-  budgetWindows,
   costs,
   modelPrices,
-  reservations,
+  usageDaily,
   usageEvents,
   usageKeys,
+  usageRollUps,
+  usageStaleDays,
 } from './costs.ts'
+import { budgetAlerts, budgets, budgetWindows, reservations } from './costs-budgets.ts'
 import {
   managedCall,
   managedComment,
@@ -42,6 +42,12 @@ export const costsObjects = [
   managedGrant('costs.reservations', sql`grant select on ${reservations} to plinth_app`),
   managedGrant('costs.budget_alerts', sql`grant select, update on ${budgetAlerts} to plinth_app`),
   managedGrant('costs.usage_keys', sql`grant select, insert on ${usageKeys} to plinth_app`),
+  managedGrant('costs.usage_daily', sql`grant select on ${usageDaily} to plinth_app`),
+  managedGrant('costs.usage_roll_ups', sql`grant select on ${usageRollUps} to plinth_app`),
+  managedGrant(
+    'costs.usage_stale_days',
+    sql`grant select, insert on ${usageStaleDays} to plinth_app`,
+  ),
   managedCall(
     'partitions of costs.usage_events',
     sql`select partitions.create_months('costs', 'usage_events', now() - interval '1 month', now() + interval '12 months')`,
@@ -55,5 +61,8 @@ export const costsObjects = [
     budgetAlerts,
     'That a threshold of a budget was reached in a window. Raised once.',
   ),
+  managedComment(usageDaily, 'What a day of UTC has cost, by what it was for.'),
+  managedComment(usageRollUps, 'How far the ledger of an organization is rolled up.'),
+  managedComment(usageStaleDays, 'A day into which a line was written when it was over.'),
   managedComment(usageKeys, 'The calls recorded under an idempotency key. Append-only.'),
 ]

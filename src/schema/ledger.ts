@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { budgets } from './costs.ts'
+import { budgets } from './costs-budgets.ts'
 import { managedExecute, managedFunction } from './managed.ts'
 
 const ledgerKey = sql`hashtextextended('plinth.ledger ' || organization::text, 0)`

@@ -1,5 +1,5 @@
 import { accessObjects } from './access.ts'
-import { activityObjects } from './activity.ts'
+import { activityObjects } from './activity-objects.ts'
 import { aiObjects } from './ai.ts'
 import { budgetObjects } from './budget-objects.ts'
 import { budgetWindowObjects } from './budget-windows.ts'
@@ -17,8 +17,10 @@ import { roleObjects } from './policies.ts'
 import { reservationObjects } from './reservation-objects.ts'
 import { retrievalObjects } from './retrieval.ts'
 import { scopeObjects } from './scopes.ts'
+import { sealObjects } from './seals.ts'
 import { searchObjects } from './search-objects.ts'
 import { spaceObjects } from './spaces.ts'
+import { usageDailyObjects } from './usage-daily.ts'
 import { wordObjects } from './words.ts'
 
 /** Every managed object of the schema, in the order in which they are created. */
@@ -39,8 +41,10 @@ export const managedObjects: readonly ManagedObject[] = [
   ...budgetWindowObjects,
   ...budgetObjects,
   ...reservationObjects,
+  ...usageDailyObjects,
   ...activityObjects,
   ...deliveryObjects,
+  ...sealObjects,
   ...aiObjects,
   ...opsObjects,
   ...guardObjects,

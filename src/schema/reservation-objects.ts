@@ -1,6 +1,12 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { countersOf, ofWindow } from './budget-windows.ts'
-import { budgetAlerts, budgets, budgetWindows, reservationState, reservations } from './costs.ts'
+import {
+  budgetAlerts,
+  budgets,
+  budgetWindows,
+  reservationState,
+  reservations,
+} from './costs-budgets.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
 

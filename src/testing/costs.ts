@@ -1,5 +1,6 @@
 import type { Database } from '../database.ts'
 import { BudgetExceededError } from '../guard-errors.ts'
+import { rollUpUsage } from '../lifecycle/usage-daily.ts'
 import { type CreateBudgetOptions, createBudget } from '../queries/budgets.ts'
 import { type RecordUsageOptions, recordUsage } from '../queries/costs.ts'
 import { type CreatePriceOptions, createPrice } from '../queries/prices.ts'
@@ -47,4 +48,12 @@ export async function makeReservation(tenant: Tenant, options: Partial<ReserveOp
   })
   if (!outcome.granted) throw new BudgetExceededError(outcome)
   return outcome.reservation
+}
+
+/** A call of two days ago, in a ledger that is rolled up. For an admin or a service. */
+export async function makeRolledUpUsage(tenant: Tenant, usage: Partial<RecordUsageOptions> = {}) {
+  const occurredAt = new Date(Date.now() - 2 * 86_400_000)
+  const recorded = await makeUsageEvent(tenant, { occurredAt, ...usage })
+  await rollUpUsage(tenant)
+  return recorded
 }

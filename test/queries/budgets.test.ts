@@ -22,10 +22,12 @@ import {
 import { recordUsage, recordUsages } from '../../src/queries/costs.ts'
 import { forecast, forecastBudget } from '../../src/queries/forecast.ts'
 import { updateOrganization } from '../../src/queries/identity.ts'
+import { closePrice, listPrices } from '../../src/queries/prices.ts'
+import { repriceUsage } from '../../src/queries/repricing.ts'
 import { reserve } from '../../src/queries/reservations.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
-import { makeBudget } from '../../src/testing/costs.ts'
+import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { test, url } from '../support/database.ts'
 
@@ -219,6 +221,31 @@ describe('a window', () => {
       for (const hours of [-30, -20, -15, -5, -1, 1]) {
         await spending(tenant, 1n, new Date(Math.min(startsAt + hours * 3_600_000, Date.now())))
       }
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
+  })
+})
+
+describe('what is re-priced', () => {
+  test('counts in the window of the call', async ({ db }) => {
+    const scope = await makeScope(db)
+    const model = uuidV7()
+    await makeModelPrice(db, { model, nanosPerMillion: 5_000_000n })
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { limitNanos: 100n })
+      await recordUsage(tenant, { ...call, model, operation: 'chat', inputTokens: 10 })
+      expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 50n }])
+    })
+    const [price] = await listPrices(db, { model })
+    await closePrice(db, { id: price?.id ?? '', validTo: new Date('2020-02-01') })
+    await makeModelPrice(db, {
+      model,
+      nanosPerMillion: 2_000_000n,
+      validFrom: new Date('2020-02-01'),
+    })
+    await inTenant(db, scope, async (tenant) => {
+      await repriceUsage(tenant, { since: new Date(Date.now() - 60_000), dryRun: false })
+      expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 20n }])
       expect(await budgetDrift(tenant)).toEqual([])
     })
   })

@@ -114,6 +114,7 @@ describe('recordUsages', () => {
     expect(events[0]).toEqual({
       ...full,
       ...{ organizationId: scope.organizationId, id: first?.id, status: 'estimated', priceIds: [] },
+      ...{ adjustsId: null, adjustsStatus: null },
     })
   })
 

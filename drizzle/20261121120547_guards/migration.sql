@@ -1,6 +1,8 @@
 -- managed: grant activity
 revoke usage on schema "activity" from plinth_app;
 --> statement-breakpoint
+ALTER TABLE "costs"."usage_events" DROP CONSTRAINT "usage_events_cost_nanos_check";
+--> statement-breakpoint
 CREATE SCHEMA "ops";
 --> statement-breakpoint
 CREATE TYPE "costs"."budget_mode" AS ENUM('block', 'warn');
@@ -18,6 +20,31 @@ CREATE TYPE "activity"."error_level" AS ENUM('debug', 'info', 'warning', 'error'
 CREATE TYPE "ops"."idempotency_state" AS ENUM('claimed', 'completed');
 --> statement-breakpoint
 CREATE TYPE "costs"."reservation_state" AS ENUM('held', 'settled', 'released', 'expired');
+--> statement-breakpoint
+CREATE TABLE "activity"."chains" (
+	"organization_id" uuid PRIMARY KEY,
+	"enabled_at" timestamp(3) with time zone DEFAULT now() NOT NULL,
+	"disabled_at" timestamp(3) with time zone
+);
+--> statement-breakpoint
+ALTER TABLE "activity"."chains" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "activity"."seals" (
+	"organization_id" uuid,
+	"sequence" bigint,
+	"previous_hash" bytea,
+	"row_count" integer NOT NULL,
+	"rows_hash" bytea NOT NULL,
+	"first_at" timestamp(3) with time zone NOT NULL,
+	"last_at" timestamp(3) with time zone NOT NULL,
+	"hash" bytea NOT NULL,
+	"complete_at" timestamp(3) with time zone,
+	"sealed_at" timestamp(3) with time zone NOT NULL,
+	CONSTRAINT "seals_pkey" PRIMARY KEY("organization_id","sequence"),
+	CONSTRAINT "seals_sequence_check" CHECK (("sequence" = 1) = ("previous_hash" is null))
+);
+--> statement-breakpoint
+ALTER TABLE "activity"."seals" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
 CREATE TABLE "identity"."api_keys" (
 	"organization_id" uuid,
@@ -229,6 +256,18 @@ CREATE TABLE "costs"."reservations" (
 --> statement-breakpoint
 ALTER TABLE "costs"."reservations" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
+CREATE TABLE "activity"."sealed_rows" (
+	"organization_id" uuid,
+	"sequence" bigint,
+	"position" integer,
+	"row_id" uuid NOT NULL,
+	"digest" bytea NOT NULL,
+	"occurred_at" timestamp(3) with time zone NOT NULL,
+	CONSTRAINT "sealed_rows_pkey" PRIMARY KEY("organization_id","sequence","position")
+);
+--> statement-breakpoint
+ALTER TABLE "activity"."sealed_rows" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
 CREATE TABLE "ops"."tenant_locks" (
 	"organization_id" uuid,
 	"name" text,
@@ -240,6 +279,50 @@ CREATE TABLE "ops"."tenant_locks" (
 );
 --> statement-breakpoint
 ALTER TABLE "ops"."tenant_locks" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."usage_daily" (
+	"organization_id" uuid,
+	"day_on" date,
+	"line" integer,
+	"user_id" uuid,
+	"project_id" uuid,
+	"provider" text NOT NULL,
+	"model" text NOT NULL,
+	"endpoint" text,
+	"events" bigint DEFAULT 0 NOT NULL,
+	"unpriced" bigint DEFAULT 0 NOT NULL,
+	"input_tokens" bigint DEFAULT 0 NOT NULL,
+	"output_tokens" bigint DEFAULT 0 NOT NULL,
+	"cache_read_tokens" bigint DEFAULT 0 NOT NULL,
+	"cache_write_tokens" bigint DEFAULT 0 NOT NULL,
+	"reasoning_tokens" bigint DEFAULT 0 NOT NULL,
+	"embedding_tokens" bigint DEFAULT 0 NOT NULL,
+	"images" bigint DEFAULT 0 NOT NULL,
+	"audio_seconds" bigint DEFAULT 0 NOT NULL,
+	"requests" bigint DEFAULT 0 NOT NULL,
+	"cost_nanos" bigint NOT NULL,
+	CONSTRAINT "usage_daily_pkey" PRIMARY KEY("organization_id","day_on","line")
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_daily" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."usage_roll_ups" (
+	"organization_id" uuid PRIMARY KEY,
+	"closed_to_on" date NOT NULL,
+	"rolled_to_on" date,
+	CONSTRAINT "usage_roll_ups_rolled_to_on_check" CHECK ("rolled_to_on" <= "closed_to_on")
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_roll_ups" ENABLE ROW LEVEL SECURITY;
+--> statement-breakpoint
+CREATE TABLE "costs"."usage_stale_days" (
+	"organization_id" uuid,
+	"day_on" date,
+	"event_id" uuid,
+	CONSTRAINT "usage_stale_days_pkey" PRIMARY KEY("organization_id","day_on","event_id")
+);
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_stale_days" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
 CREATE TABLE "activity"."webhook_deliveries" (
 	"organization_id" uuid,
@@ -269,6 +352,10 @@ CREATE TABLE "activity"."webhook_deliveries" (
 ALTER TABLE "activity"."webhook_deliveries" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
 ALTER TABLE "identity"."organizations" ADD COLUMN "time_zone" text DEFAULT 'UTC' NOT NULL;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" ADD COLUMN "adjusts_id" uuid;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" ADD COLUMN "adjusts_status" "costs"."usage_status";
 --> statement-breakpoint
 CREATE INDEX "api_keys_user_id_idx" ON "identity"."api_keys" ("organization_id","user_id");
 --> statement-breakpoint
@@ -306,13 +393,21 @@ CREATE INDEX "oauth_tokens_key_id_idx" ON "identity"."oauth_tokens" ("key_id","i
 --> statement-breakpoint
 CREATE INDEX "reservations_leased_until_idx" ON "costs"."reservations" ("organization_id","leased_until") WHERE "state" = 'held';
 --> statement-breakpoint
+CREATE UNIQUE INDEX "sealed_rows_row_key" ON "activity"."sealed_rows" ("organization_id","occurred_at","row_id");
+--> statement-breakpoint
 CREATE UNIQUE INDEX "tenant_locks_fencing_token_key" ON "ops"."tenant_locks" ("organization_id","name","fencing_token");
+--> statement-breakpoint
+CREATE INDEX "usage_daily_user_id_idx" ON "costs"."usage_daily" ("organization_id","user_id","day_on");
 --> statement-breakpoint
 CREATE UNIQUE INDEX "webhook_deliveries_event_id_key" ON "activity"."webhook_deliveries" ("organization_id","direction","provider","event_id") WHERE "status" <> 'rejected';
 --> statement-breakpoint
 CREATE INDEX "webhook_deliveries_next_attempt_at_idx" ON "activity"."webhook_deliveries" ("organization_id","next_attempt_at","id") WHERE "status" = 'pending';
 --> statement-breakpoint
 CREATE INDEX "webhook_deliveries_status_idx" ON "activity"."webhook_deliveries" ("organization_id","status","id");
+--> statement-breakpoint
+ALTER TABLE "activity"."chains" ADD CONSTRAINT "chains_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "activity"."seals" ADD CONSTRAINT "seals_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
 ALTER TABLE "identity"."api_keys" ADD CONSTRAINT "api_keys_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
@@ -334,9 +429,31 @@ ALTER TABLE "ops"."rate_limits" ADD CONSTRAINT "rate_limits_organization_id_fkey
 --> statement-breakpoint
 ALTER TABLE "costs"."reservations" ADD CONSTRAINT "reservations_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
+ALTER TABLE "activity"."sealed_rows" ADD CONSTRAINT "sealed_rows_sequence_fkey" FOREIGN KEY ("organization_id","sequence") REFERENCES "activity"."seals"("organization_id","sequence") ON DELETE CASCADE;
+--> statement-breakpoint
 ALTER TABLE "ops"."tenant_locks" ADD CONSTRAINT "tenant_locks_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
 --> statement-breakpoint
+ALTER TABLE "costs"."usage_daily" ADD CONSTRAINT "usage_daily_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_roll_ups" ADD CONSTRAINT "usage_roll_ups_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_stale_days" ADD CONSTRAINT "usage_stale_days_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
 ALTER TABLE "activity"."webhook_deliveries" ADD CONSTRAINT "webhook_deliveries_organization_id_fkey" FOREIGN KEY ("organization_id") REFERENCES "identity"."organizations"("id") ON DELETE CASCADE;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" ADD CONSTRAINT "usage_events_cost_nanos_check" CHECK ("cost_nanos" >= 0 or "adjusts_id" is not null) NOT VALID;
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" ADD CONSTRAINT "usage_events_adjusts_check" CHECK (("adjusts_id" is null) = ("adjusts_status" is null)) NOT VALID;
+--> statement-breakpoint
+CREATE POLICY "chains_select" ON "activity"."chains" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("activity"."chains"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "chains_insert" ON "activity"."chains" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("activity"."chains"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "chains_update" ON "activity"."chains" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("activity"."chains"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service')) WITH CHECK ("activity"."chains"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "chains_delete" ON "activity"."chains" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("activity"."chains"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "seals_select" ON "activity"."seals" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("activity"."seals"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
 CREATE POLICY "api_keys_select" ON "identity"."api_keys" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("identity"."api_keys"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "identity"."api_keys"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
@@ -362,6 +479,16 @@ CREATE POLICY "budgets_delete" ON "costs"."budgets" AS PERMISSIVE FOR DELETE TO 
 --> statement-breakpoint
 CREATE POLICY "reservations_select" ON "costs"."reservations" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."reservations"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."reservations"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
+CREATE POLICY "sealed_rows_select" ON "activity"."sealed_rows" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("activity"."sealed_rows"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+CREATE POLICY "usage_daily_select" ON "costs"."usage_daily" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."usage_daily"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_daily"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
+--> statement-breakpoint
+CREATE POLICY "usage_roll_ups_select" ON "costs"."usage_roll_ups" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."usage_roll_ups"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+--> statement-breakpoint
+CREATE POLICY "usage_stale_days_select" ON "costs"."usage_stale_days" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("costs"."usage_stale_days"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+--> statement-breakpoint
+CREATE POLICY "usage_stale_days_insert" ON "costs"."usage_stale_days" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_stale_days"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid);
+--> statement-breakpoint
 CREATE POLICY "webhook_deliveries_select" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR SELECT TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
 CREATE POLICY "webhook_deliveries_insert" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service'));
@@ -369,6 +496,8 @@ CREATE POLICY "webhook_deliveries_insert" ON "activity"."webhook_deliveries" AS 
 CREATE POLICY "webhook_deliveries_update" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR UPDATE TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service')) WITH CHECK ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
 --> statement-breakpoint
 CREATE POLICY "webhook_deliveries_delete" ON "activity"."webhook_deliveries" AS PERMISSIVE FOR DELETE TO "plinth_app" USING ("activity"."webhook_deliveries"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and current_setting('plinth.role', true) in ('owner', 'admin', 'service'));
+--> statement-breakpoint
+ALTER POLICY "usage_events_insert" ON "costs"."usage_events" TO "plinth_app" WITH CHECK ("costs"."usage_events"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or ("costs"."usage_events"."adjusts_id" is null and ("costs"."usage_events"."user_id" is null or "costs"."usage_events"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid))));
 --> statement-breakpoint
 -- managed: grant identity.api_keys
 grant select, insert, update, delete on "identity"."api_keys" to plinth_app;
@@ -518,6 +647,25 @@ grant select on "costs"."reservations" to plinth_app;
 -- managed: grant costs.budget_alerts
 grant select, update on "costs"."budget_alerts" to plinth_app;
 --> statement-breakpoint
+-- managed: grant costs.usage_daily
+grant select on "costs"."usage_daily" to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.usage_roll_ups
+grant select on "costs"."usage_roll_ups" to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.usage_stale_days
+grant select, insert on "costs"."usage_stale_days" to plinth_app;
+--> statement-breakpoint
+-- plinth: step
+ALTER TABLE "costs"."usage_events" VALIDATE CONSTRAINT "usage_events_cost_nanos_check";
+--> statement-breakpoint
+-- plinth: step
+ALTER TABLE "costs"."usage_events" VALIDATE CONSTRAINT "usage_events_adjusts_check";
+--> statement-breakpoint
+-- managed: call partitions of costs.usage_events
+-- plinth: step
+select partitions.create_months('costs', 'usage_events', now() - interval '1 month', now() + interval '12 months');
+--> statement-breakpoint
 -- managed: comment "costs"."budgets"
 comment on table "costs"."budgets" is 'How much may be spent, by whom or on what, in each period.';
 --> statement-breakpoint
@@ -529,6 +677,15 @@ comment on table "costs"."reservations" is 'What a call may cost at most, held u
 --> statement-breakpoint
 -- managed: comment "costs"."budget_alerts"
 comment on table "costs"."budget_alerts" is 'That a threshold of a budget was reached in a window. Raised once.';
+--> statement-breakpoint
+-- managed: comment "costs"."usage_daily"
+comment on table "costs"."usage_daily" is 'What a day of UTC has cost, by what it was for.';
+--> statement-breakpoint
+-- managed: comment "costs"."usage_roll_ups"
+comment on table "costs"."usage_roll_ups" is 'How far the ledger of an organization is rolled up.';
+--> statement-breakpoint
+-- managed: comment "costs"."usage_stale_days"
+comment on table "costs"."usage_stale_days" is 'A day into which a line was written when it was over.';
 --> statement-breakpoint
 -- managed: function costs.open_ledger(uuid)
 create or replace function costs.open_ledger(organization uuid)
@@ -1289,8 +1446,271 @@ revoke execute on function costs.organizations_due(text, uuid, integer) from pub
 -- managed: grant costs.organizations_due(text, uuid, integer) to plinth_platform
 grant execute on function costs.organizations_due(text, uuid, integer) to plinth_platform;
 --> statement-breakpoint
+-- managed: function costs.close_usage_days()
+create or replace function costs.close_usage_days()
+returns date language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  opened date := ((clock_timestamp() - interval '5 minutes') at time zone 'UTC')::date;
+  closed date;
+begin
+  
+  if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
+    raise exception 'only an admin or a service rolls up' using errcode = '42501';
+  end if;
+  -- A snapshot that is older than the lock would miss lines.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
+      detail = 'plinth.isolation';
+  end if;
+  select r.closed_to_on into closed from "costs"."usage_roll_ups" r where r.organization_id = organization;
+  if closed >= opened then
+    return closed;
+  end if;
+  perform costs.close_ledger(organization);
+  insert into "costs"."usage_roll_ups" as r (organization_id, closed_to_on) values (organization, opened)
+    on conflict (organization_id) do update set closed_to_on = greatest(r.closed_to_on, excluded.closed_to_on);
+  return opened;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.roll_up_usage_day()
+create or replace function costs.roll_up_usage_day()
+returns table (day_on date, events bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  closed date;
+  rolled date;
+  day date;
+begin
+  
+  if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
+    raise exception 'only an admin or a service rolls up' using errcode = '42501';
+  end if;
+  -- A snapshot that is older than the lock would miss lines.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
+      detail = 'plinth.isolation';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('plinth.usage_daily ' || organization::text, 0));
+  select r.closed_to_on, r.rolled_to_on into closed, rolled
+    from "costs"."usage_roll_ups" r where r.organization_id = organization;
+  if not found then
+    return;
+  end if;
+  day := least(
+    (select min(s.day_on) from "costs"."usage_stale_days" s
+      where s.organization_id = organization and s.day_on < closed),
+    (select ((min(e.occurred_at)) at time zone 'UTC')::date from "costs"."usage_events" e
+      where e.organization_id = organization and e.occurred_at < (closed)::timestamp at time zone 'UTC'
+        and e.occurred_at >= coalesce((rolled)::timestamp at time zone 'UTC', '-infinity')));
+  if day is null then
+    update "costs"."usage_roll_ups" r set rolled_to_on = closed
+      where r.organization_id = organization and r.rolled_to_on is distinct from closed;
+    return;
+  end if;
+  delete from "costs"."usage_stale_days" s where s.organization_id = organization and s.day_on = day;
+  delete from "costs"."usage_daily" d where d.organization_id = organization and d.day_on = day;
+  return query
+    with lines as (
+      insert into "costs"."usage_daily" as d (organization_id, day_on, line, user_id, project_id, provider, model,
+        endpoint, events, unpriced, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+        reasoning_tokens, embedding_tokens, images, audio_seconds, requests, cost_nanos)
+      select organization, day, row_number() over (), e.user_id, e.project_id, e.provider, e.model,
+        e.endpoint, count(*) filter (where e.adjusts_id is null),
+        count(*) filter (where e.status = 'unpriced')
+          - count(*) filter (where e.adjusts_status = 'unpriced'),
+        sum(e.input_tokens), sum(e.output_tokens), sum(e.cache_read_tokens), sum(e.cache_write_tokens),
+        sum(e.reasoning_tokens), sum(e.embedding_tokens), sum(e.images), sum(e.audio_seconds),
+        sum(e.requests), coalesce(sum(e.cost_nanos), 0)
+      from "costs"."usage_events" e
+      where e.organization_id = organization
+        and e.occurred_at >= (day)::timestamp at time zone 'UTC' and e.occurred_at < (day + 1)::timestamp at time zone 'UTC'
+      -- What is huge is a row of its own, so that no sum leaves bigint.
+      group by e.user_id, e.project_id, e.provider, e.model, e.endpoint,
+        case when greatest(abs(e.cost_nanos), e.input_tokens, e.output_tokens, e.embedding_tokens, e.images,
+          e.audio_seconds, e.requests) >= 1000000000000 then e.id end
+      returning d.events
+    )
+    select day, coalesce(sum(l.events), 0)::bigint from lines l;
+  update "costs"."usage_roll_ups" r set rolled_to_on = day + 1
+    where r.organization_id = organization and (r.rolled_to_on is null or r.rolled_to_on <= day);
+end $$;
+--> statement-breakpoint
+-- managed: function costs.due_ledgers(uuid, integer)
+create or replace function costs.due_ledgers(after_organization uuid, max_rows integer)
+returns table (organization_id uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  opened date := ((clock_timestamp() - interval '5 minutes') at time zone 'UTC')::date;
+begin
+  -- Scalar subqueries, which stay probes of an index: a join might read whole ledgers.
+  return query
+    select o.id from "identity"."organizations" o
+    left join "costs"."usage_roll_ups" r on r.organization_id = o.id
+    where o.archived_at is null and (after_organization is null or o.id > after_organization)
+      and coalesce(
+        (select true from "costs"."usage_stale_days" s where s.organization_id = o.id and s.day_on < opened limit 1),
+        (select true from "costs"."usage_events" e where e.organization_id = o.id
+          and e.occurred_at >= coalesce((r.rolled_to_on)::timestamp at time zone 'UTC', '-infinity')
+          and e.occurred_at < (opened)::timestamp at time zone 'UTC' limit 1))
+    order by o.id limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: function costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text)
+create or replace function costs.usage_sums(
+  since timestamptz, until timestamptz, only_user uuid, key text, period text, time_zone text)
+returns table (period_at timestamptz, user_id uuid, project_id uuid, provider text, model text, endpoint text,
+  events numeric, unpriced numeric, tokens numeric, cost_nanos numeric)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set enable_sort = off as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  from_at timestamptz := coalesce(since, '-infinity');
+  to_at timestamptz := coalesce(until, 'infinity');
+  -- To compare texts line by line would take as long as to read the lines.
+  by_period boolean := period in ('hour', 'day', 'month');
+  by_user boolean := key = 'user';
+  by_project boolean := key = 'project';
+  by_model boolean := key = 'model';
+  by_endpoint boolean := key = 'endpoint';
+  from_on date := ((from_at + interval '1 day' - interval '1 ms') at time zone 'UTC')::date;
+  to_on date;
+  live date[];
+  boundary timestamp;
+  gaps timestamptz[];
+  gap_from timestamptz;
+  gap_to timestamptz;
+begin
+  if organization is null then
+    return;
+  end if;
+  if current_setting('plinth.role', true) in ('owner', 'admin', 'service') is not true then
+    if only_user <> nullif(current_setting('plinth.user_id', true), '')::uuid then
+      return;
+    end if;
+    only_user := nullif(current_setting('plinth.user_id', true), '')::uuid;
+    if only_user is null then
+      return;
+    end if;
+  end if;
+  if period is distinct from 'hour' and (period is distinct from 'day' or time_zone = 'UTC') then
+    select least(r.rolled_to_on, ((to_at) at time zone 'UTC')::date) into to_on
+      from "costs"."usage_roll_ups" r where r.organization_id = organization and r.rolled_to_on is not null;
+  end if;
+  if to_on is null or to_on <= from_on then
+    gaps := array[from_at, to_at];
+  else
+    live := array(select distinct s.day_on from "costs"."usage_stale_days" s
+      where s.organization_id = organization and s.day_on >= from_on and s.day_on < to_on);
+    if period = 'month' and time_zone <> 'UTC' then
+      -- A month of another zone ends within a day of UTC; the days beside it for the sake of changing clocks.
+      boundary := date_trunc('month', (greatest(from_on, (
+        select min(d.day_on) from "costs"."usage_daily" d where d.organization_id = organization)))::timestamp at time zone 'UTC' at time zone time_zone);
+      while boundary <= to_on + 1 loop
+        live := live || array(select d.day::date
+          from generate_series(boundary::date - 2, boundary::date + 1, interval '1 day') d (day)
+          where d.day >= from_on and d.day < to_on and d.day <> all (live)
+            and date_trunc('month', d.day at time zone 'UTC', time_zone)
+              <> date_trunc('month', (d.day + interval '1 day' - interval '1 ms') at time zone 'UTC', time_zone));
+        boundary := boundary + interval '1 month';
+      end loop;
+    end if;
+    if only_user is null then
+      
+  return query 
+  select case when by_period then date_trunc(period, (t.day_on)::timestamp at time zone 'UTC', time_zone) end,
+    case when by_user then t.user_id end, case when by_project then t.project_id end,
+    case when by_model then t.provider end, case when by_model then t.model end,
+    case when by_endpoint then t.endpoint end, sum(t.events), sum(t.unpriced),
+    sum(t.input_tokens + t.output_tokens + t.embedding_tokens), sum(t.cost_nanos)
+    from "costs"."usage_daily" t
+    where t.organization_id = organization and t.day_on >= from_on and t.day_on < to_on
+      and t.day_on <> all (live) group by 1, 2, 3, 4, 5, 6;
+    else
+      
+  return query 
+  select case when by_period then date_trunc(period, (t.day_on)::timestamp at time zone 'UTC', time_zone) end,
+    case when by_user then t.user_id end, case when by_project then t.project_id end,
+    case when by_model then t.provider end, case when by_model then t.model end,
+    case when by_endpoint then t.endpoint end, sum(t.events), sum(t.unpriced),
+    sum(t.input_tokens + t.output_tokens + t.embedding_tokens), sum(t.cost_nanos)
+    from "costs"."usage_daily" t
+    where t.organization_id = organization and t.day_on >= from_on and t.day_on < to_on
+      and t.day_on <> all (live) and t.user_id = only_user group by 1, 2, 3, 4, 5, 6;
+    end if;
+    gaps := array[from_at, (from_on)::timestamp at time zone 'UTC', (to_on)::timestamp at time zone 'UTC', to_at]
+      || array(select b.bound from unnest(live) l (day)
+        cross join lateral (values ((l.day)::timestamp at time zone 'UTC'), ((l.day + 1)::timestamp at time zone 'UTC')) b (bound));
+  end if;
+  for place in 1..cardinality(gaps) by 2 loop
+    gap_from := gaps[place];
+    gap_to := gaps[place + 1];
+    continue when gap_from >= gap_to;
+    if only_user is null then
+      
+  return query 
+  select case when by_period then date_trunc(period, t.occurred_at, time_zone) end,
+    case when by_user then t.user_id end, case when by_project then t.project_id end,
+    case when by_model then t.provider end, case when by_model then t.model end,
+    case when by_endpoint then t.endpoint end, (count(*) filter (where t.adjusts_id is null))::numeric,
+    (count(*) filter (where t.status = 'unpriced')
+      - count(*) filter (where t.adjusts_status = 'unpriced'))::numeric,
+    sum(t.input_tokens + t.output_tokens + t.embedding_tokens), sum(t.cost_nanos)
+    from "costs"."usage_events" t
+    where t.organization_id = organization and t.occurred_at >= gap_from and t.occurred_at < gap_to group by 1, 2, 3, 4, 5, 6;
+    else
+      
+  return query 
+  select case when by_period then date_trunc(period, t.occurred_at, time_zone) end,
+    case when by_user then t.user_id end, case when by_project then t.project_id end,
+    case when by_model then t.provider end, case when by_model then t.model end,
+    case when by_endpoint then t.endpoint end, (count(*) filter (where t.adjusts_id is null))::numeric,
+    (count(*) filter (where t.status = 'unpriced')
+      - count(*) filter (where t.adjusts_status = 'unpriced'))::numeric,
+    sum(t.input_tokens + t.output_tokens + t.embedding_tokens), sum(t.cost_nanos)
+    from "costs"."usage_events" t
+    where t.organization_id = organization and t.occurred_at >= gap_from and t.occurred_at < gap_to and t.user_id = only_user group by 1, 2, 3, 4, 5, 6;
+    end if;
+  end loop;
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text)
+revoke execute on function costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text) from public;
+--> statement-breakpoint
+-- managed: grant costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text) to plinth_app
+grant execute on function costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text) to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.close_usage_days()
+revoke execute on function costs.close_usage_days() from public;
+--> statement-breakpoint
+-- managed: grant costs.close_usage_days() to plinth_app
+grant execute on function costs.close_usage_days() to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.roll_up_usage_day()
+revoke execute on function costs.roll_up_usage_day() from public;
+--> statement-breakpoint
+-- managed: grant costs.roll_up_usage_day() to plinth_app
+grant execute on function costs.roll_up_usage_day() to plinth_app;
+--> statement-breakpoint
+-- managed: grant costs.due_ledgers(uuid, integer)
+revoke execute on function costs.due_ledgers(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant costs.due_ledgers(uuid, integer) to plinth_platform
+grant execute on function costs.due_ledgers(uuid, integer) to plinth_platform;
+--> statement-breakpoint
 -- managed: grant activity
 grant usage on schema "activity" to plinth_app, plinth_platform;
+--> statement-breakpoint
+-- managed: grant activity.chains
+grant select, insert, update, delete on "activity"."chains" to plinth_app;
+--> statement-breakpoint
+-- managed: grant activity.seals
+grant select on "activity"."seals" to plinth_app;
+--> statement-breakpoint
+-- managed: grant activity.sealed_rows
+grant select on "activity"."sealed_rows" to plinth_app;
 --> statement-breakpoint
 -- managed: grant activity.auth_logs
 grant select, insert on "activity"."auth_logs" to plinth_platform;
@@ -1322,6 +1742,15 @@ comment on table "activity"."error_logs" is 'One occurrence of something that we
 -- managed: comment "activity"."error_groups"
 comment on table "activity"."error_groups" is 'Errors of one cause, open or resolved.';
 --> statement-breakpoint
+-- managed: comment "activity"."chains"
+comment on table "activity"."chains" is 'Whether the log of an organization is sealed.';
+--> statement-breakpoint
+-- managed: comment "activity"."seals"
+comment on table "activity"."seals" is 'A sealed batch of lines of the log; a chain by their hashes.';
+--> statement-breakpoint
+-- managed: comment "activity"."sealed_rows"
+comment on table "activity"."sealed_rows" is 'The digest of a line of the log as it was when it was sealed.';
+--> statement-breakpoint
 -- managed: function activity.due_organizations(uuid, integer)
 create or replace function activity.due_organizations(after uuid, max_rows integer)
 returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -1348,6 +1777,119 @@ revoke execute on function activity.due_organizations(uuid, integer) from public
 --> statement-breakpoint
 -- managed: grant activity.due_organizations(uuid, integer) to plinth_platform
 grant execute on function activity.due_organizations(uuid, integer) to plinth_platform;
+--> statement-breakpoint
+-- managed: function activity.row_digest(activity.activity_logs)
+create or replace function activity.row_digest(line "activity"."activity_logs")
+returns bytea language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return sha256(convert_to(jsonb_build_array('plinth.row.1', line.organization_id, line.id, line.actor_id,
+    line.action, line.resource_type, line.resource_id, line.resource_name, line.changes, line.metadata,
+    line.ip::text, line.user_agent, line.request_id, (extract(epoch from line.occurred_at) * 1000)::bigint)::text, 'UTF8'));
+end $$;
+--> statement-breakpoint
+-- managed: function activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer)
+create or replace function activity.seal_rows(
+  since timestamptz, swept_at timestamptz, after_at timestamptz, after_id uuid, max_rows integer)
+returns table (sequence bigint, hash bytea, row_count integer, started_at timestamptz, last_at timestamptz, last_id uuid,
+  has_more boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  previous record;
+  now_at timestamptz(3);
+begin
+  if organization is null or current_setting('plinth.role', true) in ('owner', 'admin', 'service') is not true then
+    raise exception 'only an admin or a service seals the log' using errcode = '42501';
+  end if;
+  -- A snapshot that is older than the lock would not see the newest seal.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'sealing needs the isolation level read committed' using errcode = '25001',
+      detail = 'plinth.isolation';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('plinth.seals ' || organization::text, 0));
+  if not exists (select from "activity"."chains" c
+      where c.organization_id = organization and c.disabled_at is null) then
+    raise exception 'the log of % is not to be sealed; see enableActivitySeals', organization
+      using errcode = 'P0002', detail = 'activity chain', hint = organization::text;
+  end if;
+  select s.sequence, s.hash into previous from "activity"."seals" s
+    where s.organization_id = organization order by s.sequence desc limit 1;
+  -- Before the lines are looked for: what is committed by then is found.
+  now_at := clock_timestamp();
+  started_at := least(swept_at, now_at);
+  return query
+    with found as materialized (
+      select l.occurred_at, l.id, activity.row_digest(l::"activity"."activity_logs") as digest,
+        (row_number() over (order by l.occurred_at, l.id))::integer as place
+      from (
+        select u.* from "activity"."activity_logs" u
+        where u.organization_id = organization
+          and u.occurred_at >= greatest(since, after_at, '-infinity')
+          and (after_at is null or (u.occurred_at, u.id) > (after_at, after_id))
+          and not exists (select from "activity"."sealed_rows" r where r.organization_id = organization
+            and r.occurred_at = u.occurred_at and r.row_id = u.id)
+        order by u.occurred_at, u.id limit max_rows + 1
+      ) l
+    ), seal as (
+      select organization as organization_id, coalesce(previous.sequence, 0) + 1 as sequence,
+        previous.hash as previous_hash, count(*)::integer as row_count,
+        sha256(string_agg(f.digest, ''::bytea order by f.place)) as rows_hash,
+        min(f.occurred_at) as first_at, max(f.occurred_at) as last_at,
+        case when since is null and not exists (select from found m where m.place > max_rows) then started_at end::timestamptz(3) as complete_at,
+        now_at as sealed_at
+      from found f where f.place <= max_rows having count(*) > 0
+    ), sealed as (
+      insert into "activity"."seals" as s (organization_id, sequence, previous_hash, row_count, rows_hash, first_at,
+        last_at, hash, complete_at, sealed_at)
+      select n.organization_id, n.sequence, n.previous_hash, n.row_count, n.rows_hash, n.first_at, n.last_at,
+        sha256(convert_to(jsonb_build_array('plinth.seal.1', n.organization_id, n.sequence,
+    encode(n.previous_hash, 'hex'), n.row_count, encode(n.rows_hash, 'hex'),
+    (extract(epoch from n.first_at) * 1000)::bigint, (extract(epoch from n.last_at) * 1000)::bigint,
+    (extract(epoch from n.complete_at) * 1000)::bigint, (extract(epoch from n.sealed_at) * 1000)::bigint)::text, 'UTF8')), n.complete_at, n.sealed_at
+      from seal n
+      returning s.sequence, s.hash, s.row_count
+    ), entries as (
+      insert into "activity"."sealed_rows" as r (organization_id, sequence, position, row_id, digest, occurred_at)
+      select organization, n.sequence, f.place, f.id, f.digest, f.occurred_at
+      from found f cross join seal n where f.place <= max_rows
+      returning r.position
+    )
+    select s.sequence, s.hash, s.row_count, started_at, f.occurred_at, f.id,
+      exists (select from found m where m.place > max_rows)
+    from sealed s join found f on f.place = s.row_count
+    where (select count(*) from entries) > 0;
+end $$;
+--> statement-breakpoint
+-- managed: function activity.sealed_logs(uuid, integer)
+create or replace function activity.sealed_logs(after_organization uuid, max_rows integer)
+returns table (organization_id uuid)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select c.organization_id from "activity"."chains" c
+    join "identity"."organizations" o on o.id = c.organization_id
+    where c.disabled_at is null and o.archived_at is null
+      and (after_organization is null or c.organization_id > after_organization)
+    order by c.organization_id limit max_rows;
+end $$;
+--> statement-breakpoint
+-- managed: grant activity.row_digest(activity.activity_logs)
+revoke execute on function activity.row_digest(activity.activity_logs) from public;
+--> statement-breakpoint
+-- managed: grant activity.row_digest(activity.activity_logs) to plinth_app
+grant execute on function activity.row_digest(activity.activity_logs) to plinth_app;
+--> statement-breakpoint
+-- managed: grant activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer)
+revoke execute on function activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer) to plinth_app
+grant execute on function activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer) to plinth_app;
+--> statement-breakpoint
+-- managed: grant activity.sealed_logs(uuid, integer)
+revoke execute on function activity.sealed_logs(uuid, integer) from public;
+--> statement-breakpoint
+-- managed: grant activity.sealed_logs(uuid, integer) to plinth_platform
+grant execute on function activity.sealed_logs(uuid, integer) to plinth_platform;
 --> statement-breakpoint
 -- managed: grant ops
 grant usage on schema "ops" to plinth_app, plinth_platform;

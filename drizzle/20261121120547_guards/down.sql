@@ -46,11 +46,32 @@ drop function if exists ops.extend_key(text, uuid, integer, bigint);
 -- managed: function ops.claim_key(text, text, uuid, integer, bigint)
 drop function if exists ops.claim_key(text, text, uuid, integer, bigint);
 --> statement-breakpoint
+-- managed: function activity.sealed_logs(uuid, integer)
+drop function if exists activity.sealed_logs(uuid, integer);
+--> statement-breakpoint
+-- managed: function activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer)
+drop function if exists activity.seal_rows(timestamptz, timestamptz, timestamptz, uuid, integer);
+--> statement-breakpoint
+-- managed: function activity.row_digest(activity.activity_logs)
+drop function if exists activity.row_digest(activity.activity_logs);
+--> statement-breakpoint
 -- managed: function activity.due_organizations(uuid, integer)
 drop function if exists activity.due_organizations(uuid, integer);
 --> statement-breakpoint
 -- managed: grant activity
 revoke usage on schema "activity" from plinth_app, plinth_platform;
+--> statement-breakpoint
+-- managed: function costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text)
+drop function if exists costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text);
+--> statement-breakpoint
+-- managed: function costs.due_ledgers(uuid, integer)
+drop function if exists costs.due_ledgers(uuid, integer);
+--> statement-breakpoint
+-- managed: function costs.roll_up_usage_day()
+drop function if exists costs.roll_up_usage_day();
+--> statement-breakpoint
+-- managed: function costs.close_usage_days()
+drop function if exists costs.close_usage_days();
 --> statement-breakpoint
 -- managed: function costs.organizations_due(text, uuid, integer)
 drop function if exists costs.organizations_due(text, uuid, integer);
@@ -124,6 +145,16 @@ drop function if exists identity.lock_owners(uuid);
 -- managed: function identity.read_api_key(uuid, uuid, bytea)
 drop function if exists identity.read_api_key(uuid, uuid, bytea);
 --> statement-breakpoint
+DROP POLICY "chains_select" ON "activity"."chains";
+--> statement-breakpoint
+DROP POLICY "chains_insert" ON "activity"."chains";
+--> statement-breakpoint
+DROP POLICY "chains_update" ON "activity"."chains";
+--> statement-breakpoint
+DROP POLICY "chains_delete" ON "activity"."chains";
+--> statement-breakpoint
+DROP POLICY "seals_select" ON "activity"."seals";
+--> statement-breakpoint
 DROP POLICY "api_keys_select" ON "identity"."api_keys";
 --> statement-breakpoint
 DROP POLICY "api_keys_insert" ON "identity"."api_keys";
@@ -148,6 +179,18 @@ DROP POLICY "budgets_delete" ON "costs"."budgets";
 --> statement-breakpoint
 DROP POLICY "reservations_select" ON "costs"."reservations";
 --> statement-breakpoint
+DROP POLICY "sealed_rows_select" ON "activity"."sealed_rows";
+--> statement-breakpoint
+DROP POLICY "usage_daily_select" ON "costs"."usage_daily";
+--> statement-breakpoint
+DROP POLICY "usage_events_insert" ON "costs"."usage_events";
+--> statement-breakpoint
+DROP POLICY "usage_roll_ups_select" ON "costs"."usage_roll_ups";
+--> statement-breakpoint
+DROP POLICY "usage_stale_days_select" ON "costs"."usage_stale_days";
+--> statement-breakpoint
+DROP POLICY "usage_stale_days_insert" ON "costs"."usage_stale_days";
+--> statement-breakpoint
 DROP POLICY "webhook_deliveries_select" ON "activity"."webhook_deliveries";
 --> statement-breakpoint
 DROP POLICY "webhook_deliveries_insert" ON "activity"."webhook_deliveries";
@@ -159,6 +202,12 @@ DROP POLICY "webhook_deliveries_delete" ON "activity"."webhook_deliveries";
 ALTER TABLE "costs"."budget_alerts" DROP CONSTRAINT "budget_alerts_budget_id_fkey";
 --> statement-breakpoint
 ALTER TABLE "costs"."budget_windows" DROP CONSTRAINT "budget_windows_budget_id_fkey";
+--> statement-breakpoint
+ALTER TABLE "activity"."sealed_rows" DROP CONSTRAINT "sealed_rows_sequence_fkey";
+--> statement-breakpoint
+DROP TABLE "activity"."chains";
+--> statement-breakpoint
+DROP TABLE "activity"."seals";
 --> statement-breakpoint
 DROP TABLE "identity"."api_keys";
 --> statement-breakpoint
@@ -186,11 +235,27 @@ DROP TABLE "ops"."rate_limits";
 --> statement-breakpoint
 DROP TABLE "costs"."reservations";
 --> statement-breakpoint
+DROP TABLE "activity"."sealed_rows";
+--> statement-breakpoint
 DROP TABLE "ops"."tenant_locks";
+--> statement-breakpoint
+DROP TABLE "costs"."usage_daily";
+--> statement-breakpoint
+DROP TABLE "costs"."usage_roll_ups";
+--> statement-breakpoint
+DROP TABLE "costs"."usage_stale_days";
 --> statement-breakpoint
 DROP TABLE "activity"."webhook_deliveries";
 --> statement-breakpoint
+ALTER TABLE "costs"."usage_events" DROP CONSTRAINT "usage_events_cost_nanos_check";
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" DROP CONSTRAINT "usage_events_adjusts_check";
+--> statement-breakpoint
 ALTER TABLE "identity"."organizations" DROP COLUMN "time_zone";
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" DROP COLUMN "adjusts_id";
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" DROP COLUMN "adjusts_status";
 --> statement-breakpoint
 DROP TYPE "costs"."budget_mode";
 --> statement-breakpoint
@@ -209,6 +274,10 @@ DROP TYPE "ops"."idempotency_state";
 DROP TYPE "costs"."reservation_state";
 --> statement-breakpoint
 DROP SCHEMA "ops";
+--> statement-breakpoint
+ALTER TABLE "costs"."usage_events" ADD CONSTRAINT "usage_events_cost_nanos_check" CHECK ("cost_nanos" >= 0);
+--> statement-breakpoint
+CREATE POLICY "usage_events_insert" ON "costs"."usage_events" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_events"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_events"."user_id" is null or "costs"."usage_events"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
 --> statement-breakpoint
 -- managed: grant activity
 grant usage on schema "activity" to plinth_app;
