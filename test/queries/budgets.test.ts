@@ -27,7 +27,7 @@ import { repriceUsage } from '../../src/queries/repricing.ts'
 import { reserve } from '../../src/queries/reservations.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
-import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
+import { makeBudget, makeModelPrice, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { test, url } from '../support/database.ts'
 
@@ -153,6 +153,50 @@ describe('a budget', () => {
       expect(await budgetDrift(tenant)).toEqual([])
     })
   })
+})
+
+test('of another organization is nobody’s, whatever function is called with its id', async ({
+  db,
+}) => {
+  const [mine, theirs] = [await makeScope(db), await makeScope(db)]
+  const { id, held } = await inTenant(db, theirs, async (tenant) => {
+    const { id } = await makeBudget(tenant, { limitNanos: 100n })
+    return { id, held: await makeReservation(tenant, { amountNanos: 40n, leaseMs: 100 }) }
+  })
+  const before = await inTenant(db, theirs, (tenant) => budgetStatus(tenant))
+  await new Promise((resolve) => setTimeout(resolve, 120))
+  const line = { provider: 'test', model: 'x', cost_nanos: 5, occurred_at: new Date() }
+  await inTenant(db, mine, async ({ db }) => {
+    await rowsOf(db, sql`select costs.change_budget(${id}, 1, 4::smallint)`)
+    await rowsOf(db, sql`select costs.open_budget(${id})`)
+    await rowsOf(
+      db,
+      sql`select costs.charge_budgets(${JSON.stringify([line])}::text::json, ${held.id})`,
+    )
+    await rowsOf(db, sql`select costs.expire_reservations(100)`)
+    await rowsOf(
+      db,
+      sql`select costs.purge_reservations('ffffffff-ffff-7fff-bfff-ffffffffffff', 100)`,
+    )
+    const extended = await rowsOf(
+      db,
+      sql`select costs.extend_reservation(${held.id}, 60000) as until`,
+    )
+    expect(extended).toEqual([{ until: null }])
+    await expect(
+      db.transaction((tx) =>
+        rowsOf(tx, sql`select costs.resolve_reservation(${held.id}, 'released')`),
+      ),
+    ).rejects.toThrow(NotFoundError)
+    for (const table of ['budgets', 'budget_windows', 'reservations', 'budget_alerts']) {
+      const [row] = await rowsOf<{ rows: number }>(
+        db,
+        sql`select count(*)::integer as rows from costs.${sql.identifier(table)}`,
+      )
+      expect(row?.rows, table).toBe(0)
+    }
+  })
+  expect(await inTenant(db, theirs, (tenant) => budgetStatus(tenant))).toEqual(before)
 })
 
 describe('a window', () => {
