@@ -101,8 +101,6 @@ export async function reserve(
   if (projectId !== null) checkUuid('projectId', projectId)
   checkLease(leaseMs)
   if (amountNanos !== undefined) checkBigint('amountNanos', amountNanos)
-  // Refuses what is wrong with the counts before any price is read.
-  estimateCost([], estimate)
   const amount = amountNanos ?? (await estimated({ db }, { provider, model, ...estimate }))
 
   const id = uuidV7()
@@ -141,6 +139,8 @@ async function estimated(
   { db }: Pick<Tenant, 'db'>,
   { provider, model, ...estimate }: CallEstimate & { provider: string; model: string },
 ): Promise<bigint> {
+  // Refuses what is wrong with the counts before any price is read.
+  estimateCost([], estimate)
   const prices = await listPrices(db, { provider, model, at: new Date(), limit: MAX_PAGE })
   const cost = estimateCost(prices, estimate)
   if (cost === undefined) throw new UnpricedError(provider, model)
