@@ -4,6 +4,7 @@ import postgres from 'postgres'
 import { connect } from '../src/database.ts'
 import { migrate } from '../src/migrations/apply.ts'
 import { activity } from './activity.ts'
+import { guards } from './guards.ts'
 import { latency } from './latency.ts'
 import { migrations } from './migrations.ts'
 import { scope } from './scope.ts'
@@ -21,6 +22,7 @@ const benches: Record<string, (url: string, options: BenchOptions) => Promise<vo
   search,
   activity,
   migrations,
+  guards,
   testing,
 }
 

@@ -1,3 +1,8 @@
+import { sql } from 'drizzle-orm'
+import type { Sql } from 'postgres'
+import type { Database } from '../../src/database.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
+import { inTenant, type Scope } from '../../src/tenant.ts'
 import { median } from '../support.ts'
 
 export interface Rate {
@@ -50,4 +55,22 @@ export function printRates(title: string, rates: readonly Rate[]): void {
       `  ${name.padEnd(width)}  ${perSecond.toFixed(0).padStart(7)} /s  x${(perSecond / base).toFixed(2)}`,
   )
   process.stdout.write(`${[title, ...lines].join('\n')}\n\n`)
+}
+
+/** One line of the ledger, with the least that it can have: what every guard is compared with. */
+export const plainInsert = {
+  scoped: (db: Database, scope: Scope) =>
+    inTenant(db, scope, ({ db }) =>
+      db
+        .execute(sql`
+          insert into costs.usage_events (organization_id, id, user_id, provider, model, operation, status,
+            input_tokens, output_tokens, cost_nanos)
+          values (${scope.organizationId}, ${uuidV7()}, ${scope.userId}, 'test', 'test-model', 'chat', 'priced',
+            1000, 100, 7)`)
+        .execute(),
+    ),
+  raw: (client: Sql, { organizationId, userId }: Scope) => client`
+    insert into costs.usage_events (organization_id, id, user_id, provider, model, operation, status,
+      input_tokens, output_tokens, cost_nanos)
+    values (${organizationId}, ${uuidV7()}, ${userId}, 'test', 'test-model', 'chat', 'priced', 1000, 100, 7)`,
 }

@@ -304,6 +304,29 @@ describe.skipIf(!adminUrl)('under load', () => {
     },
   )
 
+  test('a budget that is made meanwhile misses no line', async () => {
+    const db = of(pool)
+    for (let round = 0; round < 5; round += 1) {
+      const scope = await makeScope(db)
+      let made = false
+      const writer = async () => {
+        for (let after = 0; after < 3; after += made ? 1 : 0) {
+          await inTenant(db, scope, async (tenant) => {
+            await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n })
+            // A transaction that takes long, and ends after the budget was asked for.
+            await pause(Math.random() * 20)
+          })
+        }
+      }
+      const writing = Promise.all(Array.from({ length: 8 }, writer))
+      await pause(60)
+      await inTenant(db, scope, (tenant) => makeBudget(tenant, { limitNanos: 10n ** 9n }))
+      made = true
+      await writing
+      expect((await checked(db, scope)).drift).toEqual([])
+    }
+  })
+
   test('an alert is raised once for each threshold', async () => {
     const db = of(pool)
     const scope = await budgeted(db, { limitNanos: 1_000n, thresholds: [10, 50, 100] })

@@ -11,6 +11,8 @@ const SCRIPT = new URL('../../scripts/postgres.sh', import.meta.url).pathname
 export interface Cluster {
   /** Of the database `postgres`, as a superuser. */
   url: string
+  /** The folder of its data, with its configuration. */
+  data: string
   /** Kills every process of it with SIGKILL, and waits until they are gone. */
   kill(): Promise<void>
   /** Starts it again, at the same port. */
@@ -43,7 +45,7 @@ export async function makeCluster(): Promise<Cluster> {
     await run('stop').catch(() => {})
     await rm(home, { recursive: true, force: true })
   }
-  return { url, kill, start: async () => void (await run('start', { PGV_PORT })), remove }
+  return { url, data, kill, start: async () => void (await run('start', { PGV_PORT })), remove }
 }
 
 function end(pid: number) {
