@@ -261,9 +261,9 @@ describe('a window', () => {
     await inTenant(db, scope, async (tenant) => {
       expect(await budgetStatus(tenant)).toEqual(before)
       const startsAt = before[0]?.startsAt.getTime() ?? 0
-      // Late and early in the days of both zones.
-      for (const hours of [-30, -20, -15, -5, -1, 1]) {
-        await spending(tenant, 1n, new Date(Math.min(startsAt + hours * 3_600_000, Date.now())))
+      // Late and early in the days of both zones, and again in the first window when there are others.
+      for (const hours of [-30, -20, -15, -5, -1, 1, 30, 12, 23, 47, 26]) {
+        await spending(tenant, 1n, new Date(startsAt + hours * 3_600_000))
       }
       expect(await budgetDrift(tenant)).toEqual([])
     })
