@@ -30,6 +30,11 @@ begin
     where b.organization_id = organization and b.id = raise_alerts.budget_id
       and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
       and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
+      -- To insert one that somebody is claiming would wait until they have told of it.
+      and not exists (
+        select from ${budgetAlerts} a
+        where a.organization_id = organization and a.budget_id = b.id and a.subject = window_subject
+          and a.starts_at = window_start and a.threshold = t.threshold)
     order by t.threshold
     on conflict do nothing;
 end $$`,
