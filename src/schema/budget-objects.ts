@@ -181,6 +181,9 @@ begin
   -- Nobody opens a window meanwhile, which would have the old limit.
   update ${budgets} b set limit_nanos = new_limit, shards = new_shards, updated_at = at
     where b.organization_id = organization and b.id = change_budget.budget_id and ${isAdmin};
+  if not found then
+    return;
+  end if;
   perform 1 from ${budgetWindows} w
     where w.organization_id = organization and w.budget_id = change_budget.budget_id
       and (w.ends_at is null or w.ends_at > at)
