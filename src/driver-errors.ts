@@ -64,7 +64,7 @@ const isConnectionCode = (code: string) =>
   )
 
 /**
- * What plinth throws for an error of the database or its driver: one of the classes above where it knows
+ * What plinth throws for an error of the database or its driver: one of its own classes where it knows
  * the kind, and otherwise the error itself.
  *
  * The cause keeps code and message, but not the detail, in which Postgres quotes the row's values.

@@ -1,3 +1,4 @@
+export { addressKey } from './addresses.ts'
 export { type Connection, type ConnectOptions, connect, type Database } from './database.ts'
 export { toPlinthError } from './driver-errors.ts'
 export {

@@ -92,6 +92,13 @@ function isSecretName(name: string, names: readonly string[]): boolean {
   )
 }
 
+/** A secret that is named in a text, and what quotes it. */
+const named = (quote: string, value: string, after = `["']?`) =>
+  new RegExp(
+    String.raw`((?:password|passwd|passphrase|pwd|secret|token|jwt|(?:api|private|secret|access)[_-]?key)${after}\s{0,4}[=:]\s{0,4}${quote})${value}`,
+    'gi',
+  )
+
 /**
  * Secrets by their shape. No two parts of a pattern that repeat can take the same characters, and one that
  * runs on begins only where a run of them begins: so each goes through a text once.
@@ -123,11 +130,12 @@ const SHAPES: readonly [RegExp, string][] = [
   ],
   // Headers: the rest of the line, or of the quoted text.
   [/((?:authorization|cookie)["']?\s{0,4}[=:]\s{0,4}["']?)[^\s"'][^\r\n"']*/gi, `$1${REDACTED}`],
-  // name=value and name: value, as in messages, queries and connection strings.
-  [
-    /((?:password|passwd|passphrase|pwd|secret|token|jwt|api[_-]?key|private[_-]?key|secret[_-]?key|access[_-]?key)["']?\s{0,4}[=:]\s{0,4}["']?)[^\s"'&;,]+/gi,
-    `$1${REDACTED}`,
-  ],
+  // name=value and name: value, as in messages, queries and connection strings: up to the closing quote, also
+  // of JSON within JSON, or to the end of the word.
+  [named(`"`, String.raw`(?:[^"\\\r\n]|\\.)+(?=")`), `$1${REDACTED}`],
+  [named(`'`, String.raw`(?:[^'\\\r\n]|\\.)+(?=')`), `$1${REDACTED}`],
+  [named(String.raw`\\"`, String.raw`[^"\\\r\n]+`, String.raw`\\"`), `$1${REDACTED}`],
+  [named(`["']?`, `[^\\s"'&;,]+`), `$1${REDACTED}`],
 ]
 
 /** Between the words of a name, as far as names are found without reading them as JSON. */

@@ -39,6 +39,14 @@ const SHAPED: Record<string, [string, string]> = {
     `password=hunter2&user=ann api_key: 'abc' {"token":"x1","n":1}`,
     `password=${REDACTED}&user=ann api_key: '${REDACTED}' {"token":"${REDACTED}","n":1}`,
   ],
+  'name and quoted value': [
+    `{"password":"correct horse, \\"battery\\"","n":1} token: 'a b' and on`,
+    `{"password":"${REDACTED}","n":1} token: '${REDACTED}' and on`,
+  ],
+  'name and value in JSON within JSON': [
+    String.raw`"{\"api_key\":\"a b\",\"n\":1}"`,
+    String.raw`"{\"api_key\":\"${REDACTED}\",\"n\":1}"`,
+  ],
   card: ['paid with 4111 1111 1111 1111 12/29', `paid with ${REDACTED} 12/29`],
   'card behind digits': ['no 12 5555-5555-5555-4444.', `no 12 ${REDACTED}.`],
 }
@@ -97,6 +105,10 @@ describe('redactText', () => {
       'token=',
       'token:  ',
       'token="',
+      'token="a',
+      String.raw`token=\"`,
+      String.raw`token="\a`,
+      "token='a",
       'password ',
     ],
     ...['bearer ', 'bearer  a', 'basic a', 'basic ', 'authorization:', 'cookie: "', 'cookie=\n'],

@@ -1,6 +1,7 @@
 import { createHash, createHmac } from 'node:crypto'
 import { isIPv4 } from 'node:net'
 import { and, desc, eq, gte, lt, type SQL, sql } from 'drizzle-orm'
+import { addressKey } from '../addresses.ts'
 import { type Database, isBefore, only, rowsOf, run } from '../database.ts'
 import { ValidationError } from '../errors.ts'
 import { redactText } from '../redaction.ts'
@@ -92,22 +93,11 @@ export async function recordAuth(
   return id
 }
 
-/**
- * An address, and whom it belongs to: providers give a customer 64 bits or fewer of version 6. One of
- * version 4 in the form of version 6, as a socket for both has it, is what it says.
- */
+/** An address as it is kept, and the network of whom it belongs to: see `addressKey`. */
 function readAddress(given: string): { ip: string; network: string } {
   checkIp('ip', given)
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(given)?.[1]
-  const ip = mapped ?? given
-  if (isIPv4(ip)) return { ip, network: `${ip}/32` }
-  // In full, to cut off after four groups; a version 4 ending is two groups.
-  const [head = '', tail] = ip.split('::')
-  const groups = (text = '') =>
-    text.split(':').flatMap((group) => (group.includes('.') ? ['0', '0'] : group ? [group] : []))
-  const [first, last] = [groups(head), groups(tail)]
-  const zeros = Array(Math.max(0, 8 - first.length - last.length)).fill('0')
-  return { ip, network: `${[...first, ...zeros, ...last].slice(0, 4).join(':')}::/64` }
+  const key = addressKey(given)
+  return isIPv4(key) ? { ip: key, network: `${key}/32` } : { ip: given, network: key }
 }
 
 export interface CountRecentFailuresOptions extends HashEmailOptions {

@@ -27,8 +27,8 @@ export type ChargedLine = Pick<UsageEvent, 'provider' | 'model' | 'costNanos' | 
 
 /**
  * Counts lines that this transaction has written into the ledger in every budget that they belong to, whatever
- * its limit, since they are spent, and gives back what the reservation holds that it has settled by them. Returns
- * the windows that have more than their limit then.
+ * its limit, since they are spent, and settles a reservation by them, which gives back what it holds. Returns the
+ * windows that have more than their limit then.
  */
 export async function chargeBudgets(
   { db }: Tenant,

@@ -83,7 +83,7 @@ export type NewUsage = ChargedLine & { id: string; idempotencyKey?: string | nul
 export interface InsertUsagesOptions {
   /** What `openLedger` has said. */
   isBudgeted: boolean
-  /** The reservation that this transaction has settled by the lines, and that still holds its amount. */
+  /** The reservation that this transaction has locked, to be settled by the lines. */
   settled?: string | undefined
 }
 
@@ -159,6 +159,7 @@ export async function insertUsages(
   )
   const ids = new Set(claimed.map(({ id }) => id))
   const isNew = ({ id, idempotencyKey }: NewUsage) => idempotencyKey == null || ids.has(id)
-  const exceeded = isBudgeted ? await chargeBudgets(tenant, rows.filter(isNew), settled) : []
+  const isCounted = isBudgeted || settled !== undefined
+  const exceeded = isCounted ? await chargeBudgets(tenant, rows.filter(isNew), settled) : []
   return { isNew, exceeded }
 }

@@ -10,6 +10,8 @@ import { checkInstant, checkLimit, checkList, checkText, checkUuid } from '../va
 const MAX_PAGE = 500
 const MAX_TOKEN = 20_000
 const MAX_SCOPES = 200
+/** The key of a row whose tokens are under several. No key of a ring has this id. */
+const SEVERAL_KEYS = ''
 /** Rows that are sealed again in one transaction. */
 const ROTATE_BATCH = 100
 
@@ -84,8 +86,9 @@ export async function sealToken(
             updatedAt: sql`excluded.updated_at`,
             ...(keeps
               ? {
-                  // The refresh token that stays may need an older key.
-                  keyId: sql`case when ${oauthTokens.refreshCiphertext} is null then excluded.key_id else ${oauthTokens.keyId} end`,
+                  // Which of two keys is the older one, a ring does not say: some may have another current key.
+                  keyId: sql`case when ${oauthTokens.refreshCiphertext} is null or ${oauthTokens.keyId} = excluded.key_id
+                    then excluded.key_id else ${SEVERAL_KEYS} end`,
                 }
               : {
                   refreshCiphertext: sql`excluded.refresh_ciphertext`,
@@ -183,7 +186,7 @@ export async function rotateTokens(
   checkLimit(limit, 100_000)
   const failures: RotatedTokens['failures'] = []
   let rotated = 0
-  for (const keyId of ring.ids.filter((id) => id !== ring.current)) {
+  for (const keyId of [SEVERAL_KEYS, ...ring.ids.filter((id) => id !== ring.current)]) {
     let after: string | undefined
     while (rotated < limit) {
       const batch = await rotateBatch(db, ring, {

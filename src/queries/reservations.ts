@@ -187,7 +187,8 @@ export interface SettledUsage extends RecordedUsage {
  * so. What has no price is recorded at the amount reserved, as an estimate.
  *
  * @throws {ReservationError} `released`: record the call by `recordUsage` if it was made after all.
- * @throws {NotFoundError} for an unknown one, or another member's. @throws {ValidationError} as `recordUsage`.
+ * @throws {NotFoundError} for an unknown one, or another member's. @throws {ValidationError} as `recordUsage`: the
+ * reservation is held as before then.
  */
 export async function settle(
   tenant: Tenant,
@@ -205,7 +206,7 @@ export async function settle(
       idempotencyKey: `${OWN_KEYS}reservation ${id.toLowerCase()}`,
     },
   ]
-  const settled = held.was === 'held' ? id : undefined
+  const settled = held.was === 'settled' ? undefined : id
   const { recorded, exceeded } = await writeUsages(tenant, usages, { settled, ownKeys: true })
   return { ...only(recorded), late: held.isLate, exceeded }
 }

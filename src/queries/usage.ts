@@ -100,7 +100,7 @@ export async function recordUsages(
 }
 
 interface WriteUsagesOptions {
-  /** The reservation that this transaction has settled by the calls, and that still holds its amount. */
+  /** The reservation that this transaction has locked, to be settled by the calls. */
   settled?: string | undefined
   /** Whether the keys are plinth's own. */
   ownKeys: boolean

@@ -6,6 +6,7 @@ import {
   budgets,
   budgetWindows,
   isOwnCounter,
+  mayResolve,
   reservations,
 } from './costs-budgets.ts'
 import { organizations } from './identity.ts'
@@ -30,6 +31,11 @@ begin
     where b.organization_id = organization and b.id = raise_alerts.budget_id
       and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
       and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
+      -- To insert one that somebody is claiming would wait until they have told of it.
+      and not exists (
+        select from ${budgetAlerts} a
+        where a.organization_id = organization and a.budget_id = b.id and a.subject = window_subject
+          and a.starts_at = window_start and a.threshold = t.threshold)
     order by t.threshold
     on conflict do nothing;
 end $$`,
@@ -45,8 +51,8 @@ const line = {
 const ofCounter = sql`${ofWindow(sql`w`, sql`counter.id`, sql`counter.subject`, sql`counter.starts_at`)}`
 
 /**
- * Counts lines that were written into the ledger, whatever the limits, gives back what the reservation holds that
- * they settle, and raises the alerts. Returns the windows of blocking budgets of which more is spent and reserved
+ * Counts lines that were written into the ledger, whatever the limits, settles the reservation that they are of and
+ * gives back what it holds, and raises the alerts. Returns the windows of blocking budgets of which more is spent and reserved
  * now than their limit.
  */
 const chargeBudgets = managedFunction(
@@ -61,6 +67,7 @@ declare
   counter record;
   opened record;
   made text[] := '{}';
+  settled_at timestamptz := clock_timestamp();
 begin
   for counter in
     with charges as (
@@ -76,7 +83,8 @@ begin
     ), holds as (
       select h.id, h.subject, h.starts_at, h.shard, r.amount_nanos as held from ${reservations} r
       cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards) h (id, subject, starts_at, shard)
-      where r.organization_id = organization and r.id = settled
+      where r.organization_id = organization and r.id = settled and r.state = 'held'
+        and ${mayResolve(sql`r.user_id`)}
     )
     select b.id, b.name, b.scope, b.limit_nanos, coalesce(c.shards, b.shards) as shards, coalesce(c.subject, h.subject) as subject,
       coalesce(c.starts_at, h.starts_at) as starts_at, coalesce(c.is_lenient, true) as is_lenient, c.at,
@@ -123,6 +131,9 @@ begin
       return next;
     end if;
   end loop;
+  update ${reservations} r set state = 'settled', resolved_at = settled_at
+    where r.organization_id = organization and r.id = settled and r.state in ('held', 'expired')
+      and ${mayResolve(sql`r.user_id`)};
 end $$`,
 )
 
@@ -176,6 +187,9 @@ begin
   -- Nobody opens a window meanwhile, which would have the old limit.
   update ${budgets} b set limit_nanos = new_limit, shards = new_shards, updated_at = at
     where b.organization_id = organization and b.id = change_budget.budget_id and ${isAdmin};
+  if not found then
+    return;
+  end if;
   perform 1 from ${budgetWindows} w
     where w.organization_id = organization and w.budget_id = change_budget.budget_id
       and (w.ends_at is null or w.ends_at > at)

@@ -68,6 +68,10 @@ export const budgets = costs.table.withRLS(
 export const isOwnCounter = (scope: SQL | AnyPgColumn, subject: SQL | AnyPgColumn) =>
   sql`(${isAdmin} or ${scope} <> 'user' or ${subject} = ${scopedUser}::text)`
 
+/** Whose reservations a member settles and releases: the own and nobody's, which a member may make. */
+export const mayResolve = (userId: SQL | AnyPgColumn) =>
+  sql`coalesce(${isAdmin} or ${userId} is null or ${userId} = ${scopedUser}, false)`
+
 /**
  * What was spent of a budget in one of its periods, and what is reserved. Spent is the sum of the ledger's
  * lines, reserved that of the reservations held; only functions write it. The quotas of all shards are the limit.

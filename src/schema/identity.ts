@@ -253,7 +253,7 @@ export const oauthTokens = identity.table(
     /** Envelopes of a key ring. */
     accessCiphertext: bytea('access_ciphertext').notNull(),
     refreshCiphertext: bytea('refresh_ciphertext'),
-    /** The oldest key that is needed to open both. */
+    /** The key that opens both; empty: each has its own. */
     keyId: text('key_id').notNull(),
 
     /** Of the access token. */

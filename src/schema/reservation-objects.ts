@@ -4,6 +4,7 @@ import {
   budgetAlerts,
   budgets,
   budgetWindows,
+  mayResolve,
   reservationState,
   reservations,
 } from './costs-budgets.ts'
@@ -193,12 +194,10 @@ begin
 end $$`,
 )
 
-const mayResolve = (r: SQL) => sql`coalesce(${isAdmin} or ${r}.user_id = ${scopedUser}, false)`
-
 /**
- * Says of a reservation that it is settled, or released. Again, it changes nothing; one that is over can still be
- * settled, since the call was made; the other way round it is refused. What is released is given back; what is
- * settled, by charge_budgets, which locks the windows of the call with those of the reservation.
+ * Releases a reservation, or locks it to be settled. Again, it changes nothing; one that is over can still be
+ * settled, since the call was made; the other way round it is refused. charge_budgets settles it, with the lines
+ * in the ledger, so that a call which is refused after this leaves it held.
  */
 const resolveReservation = managedFunction(
   'costs.resolve_reservation(uuid, costs.reservation_state)',
@@ -209,13 +208,12 @@ create or replace function costs.resolve_reservation(reservation uuid, outcome $
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
-  at timestamptz := clock_timestamp();
 begin
-  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= at), r.user_id, r.project_id,
+  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= clock_timestamp()), r.user_id, r.project_id,
       r.provider, r.model, r.amount_nanos, r.created_at
     into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at
     from ${reservations} r
-    where r.organization_id = organization and r.id = reservation and ${mayResolve(sql`r`)} for update;
+    where r.organization_id = organization and r.id = reservation and ${mayResolve(sql`r.user_id`)} for update;
   if not found then
     raise exception 'reservation % not found', reservation
       using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
@@ -225,9 +223,6 @@ begin
         hint = reservation::text;
   elsif outcome = 'released' and was = 'held' then
     perform costs.give_back(array[reservation], outcome);
-  elsif outcome = 'settled' and was <> 'settled' then
-    update ${reservations} r set state = outcome, resolved_at = at
-      where r.organization_id = organization and r.id = reservation;
   end if;
 end $$`,
 )
@@ -243,7 +238,7 @@ declare
   until timestamptz := date_trunc('milliseconds', clock_timestamp()) + lease_ms * interval '1 millisecond';
 begin
   update ${reservations} r set leased_until = greatest(r.leased_until, until)
-    where r.organization_id = organization and r.id = reservation and r.state = 'held' and ${mayResolve(sql`r`)}
+    where r.organization_id = organization and r.id = reservation and r.state = 'held' and ${mayResolve(sql`r.user_id`)}
     returning r.leased_until into until;
   return case when found then until end;
 end $$`,

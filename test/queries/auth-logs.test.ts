@@ -91,6 +91,8 @@ describe('countRecentFailures', () => {
     expect(await of(`${prefix}:0:0:0:9`)).toBe(2)
     expect(await of('2001:db8::1')).toBe(0)
     expect(await of('198.51.100.77')).toBe(1)
+    expect(await of('::ffff:c633:644d')).toBe(1)
+    expect(await of('0:0:0:0:0:ffff:198.51.100.77')).toBe(1)
     expect(await of('::ffff:198.51.100.78')).toBe(0)
   })
 

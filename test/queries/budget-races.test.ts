@@ -7,7 +7,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, only, rowsOf } from '../../src/database.ts'
 import { ConnectionError, LockError } from '../../src/errors.ts'
 import { ReservationError } from '../../src/guard-errors.ts'
-import { listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
+import { claimBudgetAlerts, listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import {
   budgetDrift,
   budgetStatus,
@@ -24,7 +24,7 @@ import {
   settle,
 } from '../../src/queries/reservations.ts'
 import { inTenant, type Scope } from '../../src/tenant.ts'
-import { makeBudget } from '../../src/testing/costs.ts'
+import { makeBudget, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { adminUrl, owner, url } from '../support/database.ts'
 import { makePgbouncer } from '../support/pgbouncer.ts'
@@ -343,5 +343,23 @@ describe.skipIf(!adminUrl)('under load', () => {
       [100, 1_000n],
       [50, 500n],
     ])
+  })
+
+  test('no call waits for who is telling of an alert', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 1_000n, thresholds: [1] })
+    const { id } = await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { limitNanos: 1_000n, thresholds: [1], shards: 4 })
+      await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 100n })
+      return makeReservation(tenant, { amountNanos: 10n })
+    })
+    await inTenant(db, scope, async (tenant) => {
+      expect(await claimBudgetAlerts(tenant)).toHaveLength(2)
+      await inTenant(db, scope, async (other) => {
+        await other.db.execute(sql`set local lock_timeout = '2s'`)
+        await settle(other, { id, costNanos: 0n })
+        await recordUsage(other, { ...call, operation: 'chat', costNanos: 10n })
+      })
+    })
   })
 })

@@ -76,6 +76,18 @@ describe('a budget', () => {
     expect(await inTenant(db, member, (tenant) => claimBudgetAlerts(tenant))).toEqual([])
   })
 
+  test('is left as it is by its function, too, for members below admin', async ({ db }) => {
+    const scope = await makeScope(db)
+    const { id } = await inTenant(db, scope, (tenant) => makeBudget(tenant, { limitNanos: 100n }))
+    await inTenant(db, await joinScope(db, scope, 'member'), async (tenant) => {
+      await rowsOf(tenant.db, sql`select costs.change_budget(${id}, 5, 64::smallint)`)
+      const outcome = await reserve(tenant, {
+        ...{ provider: 'test', model: 'test-model', amountNanos: 100n },
+      })
+      expect(outcome).toMatchObject({ granted: true })
+    })
+  })
+
   test('has a name of its own', async ({ db }) => {
     const scope = await makeScope(db)
     await expect(

@@ -54,7 +54,7 @@ describe('sealToken and openToken', () => {
     await sealToken(db, first, { ...owner, accessToken: 'a-1', refreshToken: 'r-1' })
 
     const kept = await sealToken(db, second, { ...owner, accessToken: 'a-2' })
-    expect(kept.keyId, 'the refresh token still needs it').toBe('k1')
+    expect(kept.keyId, 'the refresh token still needs k1').toBe('')
     expect(await openToken(db, second, owner)).toMatchObject({
       accessToken: 'a-2',
       refreshToken: 'r-1',
@@ -65,6 +65,21 @@ describe('sealToken and openToken', () => {
       ...{ accessToken: 'a-3', refreshToken: null, keyId: 'k2', isExpired: false },
     })
     expect(await listTokens(db, { userId })).toHaveLength(1)
+  })
+
+  test('leave nothing under a key that a slower process still seals by', async ({ db }) => {
+    const { id: userId } = await makeUser(db)
+    const owner = { userId, ...account }
+    await sealToken(db, second, { ...owner, accessToken: 'a-1', refreshToken: 'r-1' })
+    const slower = openKeyRing({ keys: { k1: keys.k1, k2: keys.k2 }, current: 'k1' })
+    await sealToken(db, slower, { ...owner, accessToken: 'a-2' })
+
+    expect(await rotateTokens(db, second)).toMatchObject({ rotated: 1, remaining: 0 })
+    const alone = openKeyRing({ keys: { k2: keys.k2 }, current: 'k2' })
+    expect(await openToken(db, alone, owner)).toMatchObject({
+      accessToken: 'a-2',
+      refreshToken: 'r-1',
+    })
   })
 
   test('refuse a ciphertext of another row, column or account', async ({ db }) => {

@@ -315,6 +315,37 @@ describe('settle', () => {
     })
   })
 
+  test('that is refused leaves it held', async ({ db }) => {
+    const { organizationId } = await makeScope(db)
+    await makeModelPrice(db, { ...call, nanosPerMillion: 10n ** 17n })
+    await asService(db, organizationId, async (tenant) => {
+      await makeBudget(tenant, { limitNanos: 100n })
+      const { id } = await hold(tenant)
+      const tooMuch = settle(tenant, { id, inputTokens: Number.MAX_SAFE_INTEGER })
+      await expect(tooMuch).rejects.toThrow(ValidationError)
+
+      expect(await getReservation(tenant, id)).toMatchObject({ state: 'held' })
+      expect(await budgetDrift(tenant)).toEqual([])
+      expect(await settle(tenant, { id, costNanos: 3n })).toMatchObject({ duplicate: false })
+      expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 3n, reservedNanos: 0n }])
+    })
+  })
+
+  test('of nobody’s reservation is for the member who made it, too', async ({ db }) => {
+    const scope = await makeScope(db)
+    const member = await joinScope(db, scope, 'member')
+    await asService(db, scope.organizationId, (tenant) => makeBudget(tenant, { limitNanos: 100n }))
+    await inTenant(db, member, async (tenant) => {
+      const [one, other] = [
+        await hold(tenant, { userId: null }),
+        await hold(tenant, { userId: null }),
+      ]
+      await settle(tenant, { id: one.id, costNanos: 3n })
+      await release(tenant, other.id)
+      expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 3n, reservedNanos: 0n }])
+    })
+  })
+
   test('is the member’s own, and admins’', async ({ db }) => {
     const owner = await makeScope(db)
     const [member, other] = [await joinScope(db, owner), await joinScope(db, owner)]
