@@ -16,14 +16,27 @@ const windowOf = managedFunction(
 create or replace function costs.window_of(
   period ${budgetPeriod}, at timestamptz, zone text, out starts_at timestamptz, out ends_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  local timestamp;
+  length interval;
 begin
   if period = 'total' then
     starts_at := '1900-01-01 00:00:00+00';
+  elsif period = 'hour' then
+    -- An hour is one, also when the clock is put back.
+    starts_at := date_trunc('hour', at, zone);
+    ends_at := starts_at + interval '1 hour';
   else
-    starts_at := date_trunc(period::text, at, zone);
-    -- A day may have 23 hours; an hour has one, also when the clock is put back.
-    ends_at := case when period = 'hour' then starts_at + interval '1 hour'
-      else (starts_at at time zone zone + ('1 ' || period)::interval) at time zone zone end;
+    -- By the clock on the wall: a day may have 23 hours, and where midnight is left out it begins at one.
+    length := ('1 ' || period)::interval;
+    local := date_trunc(period::text, at at time zone zone);
+    starts_at := local at time zone zone;
+    -- Midnight may come twice: a day ends with the second one.
+    if starts_at > at then
+      local := local - length;
+      starts_at := local at time zone zone;
+    end if;
+    ends_at := (local + length) at time zone zone;
   end if;
 end $$`,
 )
