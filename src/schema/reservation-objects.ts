@@ -139,6 +139,8 @@ begin${refuseOthers}
       -- The limit of now, which may have been changed while the rows were waited for.
       select sum(w.spent_nanos), sum(w.reserved_nanos), sum(w.quota_nanos)
         into spent, reserved, counter.limit_nanos from ${budgetWindows} w where ${ofCounter};
+      -- The budget was removed while its rows were waited for.
+      continue when spent is null;
       blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
         'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
         'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,

@@ -12,6 +12,7 @@ import {
   budgetDrift,
   budgetStatus,
   type CreateBudgetOptions,
+  removeBudget,
   updateBudget,
 } from '../../src/queries/budgets.ts'
 import { recordUsage } from '../../src/queries/costs.ts'
@@ -150,6 +151,25 @@ describe.skipIf(!url)('a reservation', () => {
     const { status, drift } = await checked(db, scope)
     expect(status).toMatchObject([{ spentNanos: settled * 4n, reservedNanos: 0n }])
     expect(drift).toEqual([])
+  })
+
+  test('is not held up by a budget that is removed meanwhile', async () => {
+    const db = of(pool)
+    for (const budget of [{}, { scope: 'user' }] as const) {
+      const scope = await makeScope(db)
+      await inTenant(db, scope, (tenant) => makeBudget(tenant))
+      const gone = await inTenant(db, scope, (tenant) => makeBudget(tenant, budget))
+      const outcome = await inTenant(db, scope, async (tenant) => {
+        await removeBudget(tenant, gone.id)
+        const waiting = reserveOne(db, scope)
+        await pause(200)
+        return { waiting }
+      }).then(({ waiting }) => waiting)
+      expect(outcome).toMatchObject({ granted: true })
+      const { status, drift } = await checked(db, scope)
+      expect(status).toMatchObject([{ reservedNanos: 7n }])
+      expect(drift).toEqual([])
+    }
   })
 
   test('of a process that is killed gives its capacity back when the lease ends', async () => {
