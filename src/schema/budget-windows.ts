@@ -148,7 +148,7 @@ begin
 end $$`,
 )
 
-const hasRoom = sql`(is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)`
+const hasRoom = sql`(is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)`
 
 /**
  * Adds to what is reserved and spent of a window with several counters, or takes away. By `preferred`, if there is
@@ -193,7 +193,7 @@ begin
     from ${budgetWindows} w
     join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
     where ${here(sql`w`)};
-  if not is_forced and used + reserved + spent > most then
+  if not is_forced and reserved + spent > most - used then
     return null;
   end if;
   picked := coalesce(preferred, 0);

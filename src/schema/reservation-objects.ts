@@ -124,7 +124,7 @@ begin${refuseOthers}
     if counter.shards = 1 then
       update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
         where ${ofCounter} and w.shard = 0
-          and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
+          and (counter.is_lenient or amount <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         returning w.shard into picked;
     else
       picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, null, amount, 0,
@@ -176,7 +176,7 @@ returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   most bigint := (budget ->> 'limitNanos')::bigint;
-  excess bigint := (budget ->> 'spentNanos')::bigint + (budget ->> 'reservedNanos')::bigint + amount - most;
+  excess numeric := (budget ->> 'spentNanos')::numeric + (budget ->> 'reservedNanos')::numeric + amount - most;
   room_at timestamptz;
 begin
   -- It is too much in any window.

@@ -199,6 +199,15 @@ test('of another organization is nobody’s, whatever function is called with it
   expect(await inTenant(db, theirs, (tenant) => budgetStatus(tenant))).toEqual(before)
 })
 
+test('what would bring a sum above what a bigint holds is refused as such', async ({ db }) => {
+  const scope = await makeScope(db)
+  await inTenant(db, scope, (tenant) => makeBudget(tenant, { mode: 'warn' }))
+  const most = 2n ** 63n - 1n
+  await inTenant(db, scope, (tenant) => spending(tenant, most))
+  const work = inTenant(db, scope, (tenant) => spending(tenant, 1n))
+  await expect(work).rejects.toThrow(ValidationError)
+})
+
 describe('a window', () => {
   test('begins and ends with the day and the month of the organization’s time zone', async ({
     db,
