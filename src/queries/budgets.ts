@@ -63,6 +63,7 @@ export interface CreateBudgetOptions {
  * Waits for the transactions that are writing into the ledger of the organization.
  *
  * @throws {ForbiddenError} unless the scope is an admin's.
+ * @throws {TransactionError} within a transaction of another isolation level than READ COMMITTED.
  * @throws {ConstraintError} `budgets_name_key` for a name that is taken. @throws {ValidationError}
  */
 export async function createBudget(

@@ -5,6 +5,7 @@ import {
   ConstraintError,
   ForbiddenError,
   NotFoundError,
+  TransactionError,
   ValidationError,
 } from '../../src/errors.ts'
 import { drainBudgetAlerts, sweepReservations } from '../../src/lifecycle/budgets.ts'
@@ -29,7 +30,7 @@ import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
 import { makeBudget, makeModelPrice, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
-import { owner, test, url } from '../support/database.ts'
+import { owner, root, test, url } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
@@ -197,6 +198,17 @@ test('of another organization is nobody’s, whatever function is called with it
     }
   })
   expect(await inTenant(db, theirs, (tenant) => budgetStatus(tenant))).toEqual(before)
+})
+
+test('is not made by a snapshot that may miss lines of the ledger', async () => {
+  const work = root.transaction(
+    async (tx) => {
+      const scope = await makeScope(tx)
+      await inTenant(tx, scope, (tenant) => makeBudget(tenant))
+    },
+    { isolationLevel: 'repeatable read' },
+  )
+  await expect(work).rejects.toThrow(TransactionError)
 })
 
 test('what would bring a sum above what a bigint holds is refused as such', async ({ db }) => {
