@@ -116,11 +116,13 @@ function readError(error: unknown, given: Pick<ErrorEntry, 'stack' | 'code'>) {
   const own = thrown && 'code' in thrown ? thrown.code : undefined
   const code = given.code ?? (typeof own === 'string' ? own : null)
   // Which begins with the message.
-  const stack = given.stack ?? thrown?.stack?.replace(thrown.message, () => said ?? '') ?? null
+  const whole = given.stack ?? thrown?.stack ?? null
+  const stack =
+    whole === null ? null : String(whole).replace(thrown?.message || '\0', () => said ?? '')
   return {
     // Redacted before it is cut off: half a secret has no shape to know it by.
     message: keptText(redactText(text), MAX_MESSAGE) || 'Error',
-    stack: stack === null ? null : keptText(redactText(String(stack)), MAX_STACK),
+    stack: stack === null ? null : keptText(redactText(stack), MAX_STACK),
     code: code === null ? null : keptText(redactText(code), 100),
   }
 }

@@ -49,6 +49,12 @@ describe('recordError', () => {
     expect(JSON.stringify(listed)).not.toMatch(/horse|battery/)
   })
 
+  test('takes an error whose stack is no text', async ({ db }) => {
+    const error = Object.assign(new Error('gone'), { stack: 5 })
+    const { fingerprint } = await recordError(db, { error })
+    expect(await listErrors(db, { fingerprint })).toMatchObject([{ stack: '5' }])
+  })
+
   test('keeps no secret, of message, stack, code or context', async ({ db }) => {
     const secret = 'hunter2hunter2'
     const error = Object.assign(new Error(`login with password=${secret} failed`), {
