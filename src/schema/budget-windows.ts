@@ -86,6 +86,17 @@ declare
   budget ${budgets};
   spent bigint;
 begin
+  -- One at a time: two that overlap would both be new, where the time zone has just changed.
+  perform pg_advisory_xact_lock(
+    hashtextextended(concat_ws(' ', 'plinth.window', organization, open_window.budget_id, window_subject), 0));
+  is_new := false;
+  select w.starts_at, w.ends_at into window_start, window_end from ${budgetWindows} w
+    where w.organization_id = organization and w.budget_id = open_window.budget_id and w.subject = window_subject
+      and w.starts_at <= open_window.at and (w.ends_at is null or w.ends_at > open_window.at)
+    limit 1;
+  if found then
+    return;
+  end if;
   -- Shared with others who open one, but not with whoever changes the limit.
   select * into budget from ${budgets} b
     where b.organization_id = organization and b.id = open_window.budget_id for share;

@@ -16,6 +16,7 @@ import {
   updateBudget,
 } from '../../src/queries/budgets.ts'
 import { recordUsage } from '../../src/queries/costs.ts'
+import { updateOrganization } from '../../src/queries/identity.ts'
 import {
   expireReservations,
   getReservation,
@@ -151,6 +152,27 @@ describe.skipIf(!url)('a reservation', () => {
     const { status, drift } = await checked(db, scope)
     expect(status).toMatchObject([{ spentNanos: settled * 4n, reservedNanos: 0n }])
     expect(drift).toEqual([])
+  })
+
+  test('is in one window, also while the time zone changes', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { scope: 'user', period: 'day' })
+    const record = () =>
+      inTenant(db, scope, (tenant) =>
+        recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n }),
+      )
+    const other = await inTenant(db, scope, async (tenant) => {
+      await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n })
+      await updateOrganization(db, {
+        id: scope.organizationId,
+        timeZone: 'Pacific/Kiritimati',
+      })
+      const waiting = record()
+      await pause(200)
+      return { waiting }
+    })
+    await other.waiting
+    expect((await checked(db, scope)).drift).toEqual([])
   })
 
   test('is not held up by a budget that is removed meanwhile', async () => {
