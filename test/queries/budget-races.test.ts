@@ -25,7 +25,7 @@ import {
   reserve,
   settle,
 } from '../../src/queries/reservations.ts'
-import { inTenant, type Scope } from '../../src/tenant.ts'
+import { inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { makeBudget } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { adminUrl, owner, url } from '../support/database.ts'
@@ -173,6 +173,30 @@ describe.skipIf(!url)('a reservation', () => {
     })
     await other.waiting
     expect((await checked(db, scope)).drift).toEqual([])
+  })
+
+  test('and a change or the end of a budget wait for calls, and never for each other', async () => {
+    const db = of(pool)
+    for (const change of [
+      (tenant: Tenant, id: string) => updateBudget(tenant, { id, limitNanos: 7n }),
+      (tenant: Tenant, id: string) => removeBudget(tenant, id),
+    ]) {
+      const scope = await makeScope(db)
+      const member = await joinScope(db, scope)
+      const { id } = await inTenant(db, scope, (tenant) => makeBudget(tenant, { scope: 'user' }))
+      const spend = (tenant: Tenant, { userId }: Scope) =>
+        recordUsage(tenant, { ...call, operation: 'chat', costNanos: 600_000_000n, userId })
+      await inTenant(db, scope, (tenant) => spend(tenant, scope))
+      const { waiting } = await inTenant(db, scope, async (tenant) => {
+        await spend(tenant, scope)
+        const waiting = inTenant(db, scope, (other) => change(other, id))
+        waiting.catch(() => {})
+        await pause(200)
+        await spend(tenant, member)
+        return { waiting }
+      })
+      await waiting
+    }
   })
 
   test('is not held up by a budget that is removed meanwhile', async () => {
