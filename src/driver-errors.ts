@@ -107,6 +107,9 @@ export function toPlinthError(error: unknown): unknown {
     if (argument) return new ValidationError(argument, found.message)
     if (/^time zone/.test(found.message)) return new ValidationError('timeZone', found.message)
   }
+  if (code === '22003' && found.message.startsWith('bigint out of range')) {
+    return new ValidationError('amount', 'brings a sum of amounts above 2^63-1')
+  }
   if (code === '55000') {
     const reason = SPACE_REASONS.find((it) => named('detail') === `plinth.space.${it}`)
     if (reason) return new SpaceError(reason, found.message, { cause })

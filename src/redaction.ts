@@ -7,7 +7,16 @@ export const REDACTED = '[redacted]'
  */
 export const SECRET_NAMES: readonly string[] = [
   ...['password', 'passwd', 'passphrase', 'passcode', 'credential', 'authorization', 'cookie'],
-  ...['apikey', 'privatekey', 'secretkey', 'accesskey', 'signingkey', 'encryptionkey', 'masterkey'],
+  ...[
+    'apikey',
+    'privatekey',
+    'secretkey',
+    'accesskey',
+    'accountkey',
+    'signingkey',
+    'encryptionkey',
+    'masterkey',
+  ],
   ...['connectionstring', 'sessionid', 'bearer', 'clientsecret'],
 ]
 
@@ -121,6 +130,11 @@ const SHAPES: readonly [RegExp, string][] = [
   [/(?<![\w-])(?:glpat|xox[abeoprs]|xapp)-[\w-]{10,}/g, REDACTED],
   [/(?<![\w-])(?:AIza[\w-]{30,}|ya29\.[\w-]{10,})/g, REDACTED],
   [/(?<![\w-])SG\.[\w-]{16,}\.[\w-]{16,}/g, REDACTED],
+  // Groq, Replicate, xAI, Perplexity, NVIDIA, Tavily, Pinecone, LangSmith; Supabase, Shopify, DigitalOcean, Docker.
+  [
+    /(?<![\w-])(?:gsk_|r8_|xai-|pplx-|nvapi-|tvly-|pcsk_|lsv2_|sbp_|sb_secret_|shpat_|dop_v1_|dckr_pat_)[\w-]{20,}/g,
+    REDACTED,
+  ],
   [/(?<=hooks\.slack\.com\/services\/)[A-Za-z0-9/]{10,}/g, REDACTED],
   [/(?<![a-z0-9])(bearer)\s{1,8}[\w.~+/=-]{8,}/gi, `$1 ${REDACTED}`],
   // A word of prose has neither a digit nor a capital in it.
@@ -145,9 +159,9 @@ const GAP = '[^a-z0-9"]{0,3}'
 const HINT = new RegExp(
   [
     `pass${GAP}(?:word|wd|phrase|code)|secret|token(?!s)|authorization|cookie|credential|jwt|pwd|bearer|basic|pepper`,
-    `(?:api|private|access|signing|encryption|master)${GAP}key|connection${GAP}string|session${GAP}id`,
+    `(?:api|private|access|account|signing|encryption|master)${GAP}key|connection${GAP}string|session${GAP}id`,
     `"${GAP}(?:${[...SECRET_WORDS].join('|')})${GAP}"`,
-    String.raw`:\/\/|-----BEGIN|eyJ|pl[ki]_|sk-|[srp]k_|whs|A[KS]IA|gh[pousr]_|_pat_|npm_|hf_|glpat|xox|xapp|AIza|ya29|SG\.`,
+    String.raw`:\/\/|-----BEGIN|eyJ|pl[ki]_|sk-|[srp]k_|whs|A[KS]IA|gh[pousr]_|_pat_|npm_|hf_|glpat|xox|xapp|AIza|ya29|SG\.|gsk_|r8_|xai-|pplx-|nvapi-|tvly-|pcsk_|lsv2_|sbp_|sb_secret_|shpat_|dop_v1_|dckr_pat_`,
     String.raw`\d(?:[ -]?\d){12}`,
   ].join('|'),
   'i',

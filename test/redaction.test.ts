@@ -22,6 +22,18 @@ const SHAPED: Record<string, [string, string]> = {
   github: [`ghp_${SECRET} github_pat_11${SECRET}`, `${REDACTED} ${REDACTED}`],
   slack: ['xoxb-1234567890-abcdefghij', REDACTED],
   google: [`AIza${SECRET}abc ya29.${SECRET}`, `${REDACTED} ${REDACTED}`],
+  models: [
+    `gsk_${SECRET} xai-${SECRET} pplx-${SECRET} r8_${SECRET} nvapi-${SECRET} tvly-dev-${SECRET}`,
+    Array(6).fill(REDACTED).join(' '),
+  ],
+  stores: [
+    `pcsk_${SECRET} lsv2_pt_${SECRET} sbp_${SECRET} sb_secret_${SECRET} dckr_pat_${SECRET}`,
+    Array(5).fill(REDACTED).join(' '),
+  ],
+  azure: [
+    `AccountName=logs;AccountKey=${SECRET}==;EndpointSuffix=core.windows.net`,
+    `AccountName=logs;AccountKey=${REDACTED};EndpointSuffix=core.windows.net`,
+  ],
   pem: [
     `a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb`,
     `a\n${REDACTED}\nb`,

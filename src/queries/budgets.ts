@@ -63,6 +63,7 @@ export interface CreateBudgetOptions {
  * Waits for the transactions that are writing into the ledger of the organization.
  *
  * @throws {ForbiddenError} unless the scope is an admin's.
+ * @throws {TransactionError} within a transaction of another isolation level than READ COMMITTED.
  * @throws {ConstraintError} `budgets_name_key` for a name that is taken. @throws {ValidationError}
  */
 export async function createBudget(
@@ -143,7 +144,7 @@ export interface UpdateBudgetOptions {
 
 /**
  * Changes a budget, from the next call on and also for the periods that go on. What is spent stays; a lower
- * limit takes nothing away from what is reserved.
+ * limit takes nothing away from what is reserved. Waits, as `createBudget`.
  *
  * @throws {NotFoundError} for an unknown id, and for members below admin. @throws {ConstraintError}
  * @throws {ValidationError} also for fewer shards.
@@ -160,6 +161,8 @@ export async function updateBudget(
   if (shards !== undefined) checkInteger('shards', shards, { min: 1, max: MAX_SHARDS })
 
   const { db } = tenant
+  // Calls lock its windows first, and then the budget.
+  await rowsOf(db, sql`select costs.close_ledger(${tenant.organizationId})`)
   // Locked by the update, so that another one does not see what this one leaves.
   const [found] = await run(
     db
@@ -197,11 +200,13 @@ export async function getBudget(tenant: Tenant, id: string): Promise<Budget> {
 
 /**
  * Removes a budget with its windows and alerts. What is reserved in it counts for the others only.
+ * Waits, as `createBudget`.
  *
  * @throws {NotFoundError} for an unknown id, and for members below admin. @throws {ValidationError}
  */
 export async function removeBudget(tenant: Tenant, id: string): Promise<Budget> {
   checkUuid('id', id)
+  await rowsOf(tenant.db, sql`select costs.close_ledger(${tenant.organizationId})`)
   const [removed] = await run(tenant.db.delete(budgets).where(isBudget(tenant, id)).returning())
   if (!removed) throw new NotFoundError('budget', id)
   // Whose place it took is now to block again: its counters share what is left.

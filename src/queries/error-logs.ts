@@ -110,18 +110,28 @@ export async function recordError(
 /** What is kept of something that was thrown, whatever it was. */
 function readError(error: unknown, given: Pick<ErrorEntry, 'stack' | 'code'>) {
   const thrown = error instanceof Error ? error : undefined
-  const text = thrown ? `${thrown.name}: ${thrown.message}` : error
+  const said = thrown && withoutParameters(thrown)
+  const text = thrown ? `${thrown.name}: ${said}` : error
   if (typeof text !== 'string') throw new ValidationError('error', 'must be an Error or a message')
   const own = thrown && 'code' in thrown ? thrown.code : undefined
   const code = given.code ?? (typeof own === 'string' ? own : null)
-  const stack = given.stack ?? thrown?.stack ?? null
+  // Which begins with the message.
+  const whole = given.stack ?? thrown?.stack ?? null
+  const stack =
+    whole === null ? null : String(whole).replace(thrown?.message || '\0', () => said ?? '')
   return {
     // Redacted before it is cut off: half a secret has no shape to know it by.
     message: keptText(redactText(text), MAX_MESSAGE) || 'Error',
-    stack: stack === null ? null : keptText(redactText(String(stack)), MAX_STACK),
+    stack: stack === null ? null : keptText(redactText(stack), MAX_STACK),
     code: code === null ? null : keptText(redactText(code), 100),
   }
 }
+
+/** The message of an error. Drizzle's own has the parameters of the query in it, which may be anything. */
+const withoutParameters = (error: Error): string =>
+  error.name === 'DrizzleQueryError' && 'query' in error
+    ? `Failed query: ${error.query}`
+    : error.message
 
 /** An error group, and how often it was seen. */
 export interface CountedErrorGroup extends ErrorGroup {

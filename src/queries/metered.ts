@@ -133,9 +133,10 @@ async function run<T>(
   const started = performance.now()
   const settled = async (usage: ReportedUsage) => {
     const whole: SettleOptions = {
-      ...{ id, operation, endpoint, runId, metadata },
-      latencyMs: Math.round(performance.now() - started),
+      ...{ metadata, latencyMs: Math.round(performance.now() - started) },
       ...usage,
+      // What a provider reports has an id of its own.
+      ...{ id, operation, endpoint, runId },
     }
     try {
       return await retried(() => withTenant(tenancy, (tenant) => settle(tenant, whole)))

@@ -16,14 +16,27 @@ const windowOf = managedFunction(
 create or replace function costs.window_of(
   period ${budgetPeriod}, at timestamptz, zone text, out starts_at timestamptz, out ends_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  local timestamp;
+  length interval;
 begin
   if period = 'total' then
     starts_at := '1900-01-01 00:00:00+00';
+  elsif period = 'hour' then
+    -- An hour is one, also when the clock is put back.
+    starts_at := date_trunc('hour', at, zone);
+    ends_at := starts_at + interval '1 hour';
   else
-    starts_at := date_trunc(period::text, at, zone);
-    -- A day may have 23 hours; an hour has one, also when the clock is put back.
-    ends_at := case when period = 'hour' then starts_at + interval '1 hour'
-      else (starts_at at time zone zone + ('1 ' || period)::interval) at time zone zone end;
+    -- By the clock on the wall: a day may have 23 hours, and where midnight is left out it begins at one.
+    length := ('1 ' || period)::interval;
+    local := date_trunc(period::text, at at time zone zone);
+    starts_at := local at time zone zone;
+    -- Midnight may come twice: a day ends with the second one.
+    if starts_at > at then
+      local := local - length;
+      starts_at := local at time zone zone;
+    end if;
+    ends_at := (local + length) at time zone zone;
   end if;
 end $$`,
 )
@@ -73,6 +86,17 @@ declare
   budget ${budgets};
   spent bigint;
 begin
+  -- One at a time: two that overlap would both be new, where the time zone has just changed.
+  perform pg_advisory_xact_lock(
+    hashtextextended(concat_ws(' ', 'plinth.window', organization, open_window.budget_id, window_subject), 0));
+  is_new := false;
+  select w.starts_at, w.ends_at into window_start, window_end from ${budgetWindows} w
+    where w.organization_id = organization and w.budget_id = open_window.budget_id and w.subject = window_subject
+      and w.starts_at <= open_window.at and (w.ends_at is null or w.ends_at > open_window.at)
+    limit 1;
+  if found then
+    return;
+  end if;
   -- Shared with others who open one, but not with whoever changes the limit.
   select * into budget from ${budgets} b
     where b.organization_id = organization and b.id = open_window.budget_id for share;
@@ -135,7 +159,7 @@ begin
 end $$`,
 )
 
-const hasRoom = sql`(is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)`
+const hasRoom = sql`(is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)`
 
 /**
  * Adds to what is reserved and spent of a window with several counters, or takes away. By `preferred`, if there is
@@ -180,7 +204,7 @@ begin
     from ${budgetWindows} w
     join ${budgets} b on b.organization_id = w.organization_id and b.id = w.budget_id
     where ${here(sql`w`)};
-  if not is_forced and used + reserved + spent > most then
+  if not is_forced and reserved + spent > most - used then
     return null;
   end if;
   picked := coalesce(preferred, 0);

@@ -27,6 +27,11 @@ const closeLedger = managedFunction(
 create or replace function costs.close_ledger(organization uuid)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  -- A snapshot that is older than the lock would miss lines.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
+      detail = 'plinth.isolation';
+  end if;
   perform pg_advisory_xact_lock(${ledgerKey});
 end $$`,
 )

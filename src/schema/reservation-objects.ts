@@ -125,7 +125,7 @@ begin${refuseOthers}
     if counter.shards = 1 then
       update ${budgetWindows} w set reserved_nanos = w.reserved_nanos + amount
         where ${ofCounter} and w.shard = 0
-          and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
+          and (counter.is_lenient or amount <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         returning w.shard into picked;
     else
       picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, null, amount, 0,
@@ -140,6 +140,8 @@ begin${refuseOthers}
       -- The limit of now, which may have been changed while the rows were waited for.
       select sum(w.spent_nanos), sum(w.reserved_nanos), sum(w.quota_nanos)
         into spent, reserved, counter.limit_nanos from ${budgetWindows} w where ${ofCounter};
+      -- The budget was removed while its rows were waited for.
+      continue when spent is null;
       blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
         'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
         'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
@@ -175,7 +177,7 @@ returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
   most bigint := (budget ->> 'limitNanos')::bigint;
-  excess bigint := (budget ->> 'spentNanos')::bigint + (budget ->> 'reservedNanos')::bigint + amount - most;
+  excess numeric := (budget ->> 'spentNanos')::numeric + (budget ->> 'reservedNanos')::numeric + amount - most;
   room_at timestamptz;
 begin
   -- It is too much in any window.

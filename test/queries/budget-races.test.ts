@@ -12,9 +12,11 @@ import {
   budgetDrift,
   budgetStatus,
   type CreateBudgetOptions,
+  removeBudget,
   updateBudget,
 } from '../../src/queries/budgets.ts'
 import { recordUsage } from '../../src/queries/costs.ts'
+import { updateOrganization } from '../../src/queries/identity.ts'
 import {
   expireReservations,
   getReservation,
@@ -23,7 +25,7 @@ import {
   reserve,
   settle,
 } from '../../src/queries/reservations.ts'
-import { inTenant, type Scope } from '../../src/tenant.ts'
+import { inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { makeBudget, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { adminUrl, owner, url } from '../support/database.ts'
@@ -150,6 +152,70 @@ describe.skipIf(!url)('a reservation', () => {
     const { status, drift } = await checked(db, scope)
     expect(status).toMatchObject([{ spentNanos: settled * 4n, reservedNanos: 0n }])
     expect(drift).toEqual([])
+  })
+
+  test('is in one window, also while the time zone changes', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { scope: 'user', period: 'day' })
+    const record = () =>
+      inTenant(db, scope, (tenant) =>
+        recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n }),
+      )
+    const other = await inTenant(db, scope, async (tenant) => {
+      await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n })
+      await updateOrganization(db, {
+        id: scope.organizationId,
+        timeZone: 'Pacific/Kiritimati',
+      })
+      const waiting = record()
+      await pause(200)
+      return { waiting }
+    })
+    await other.waiting
+    expect((await checked(db, scope)).drift).toEqual([])
+  })
+
+  test('and a change or the end of a budget wait for calls, and never for each other', async () => {
+    const db = of(pool)
+    for (const change of [
+      (tenant: Tenant, id: string) => updateBudget(tenant, { id, limitNanos: 7n }),
+      (tenant: Tenant, id: string) => removeBudget(tenant, id),
+    ]) {
+      const scope = await makeScope(db)
+      const member = await joinScope(db, scope)
+      const { id } = await inTenant(db, scope, (tenant) => makeBudget(tenant, { scope: 'user' }))
+      const spend = (tenant: Tenant, { userId }: Scope) =>
+        recordUsage(tenant, { ...call, operation: 'chat', costNanos: 600_000_000n, userId })
+      await inTenant(db, scope, (tenant) => spend(tenant, scope))
+      const { waiting } = await inTenant(db, scope, async (tenant) => {
+        await spend(tenant, scope)
+        const waiting = inTenant(db, scope, (other) => change(other, id))
+        waiting.catch(() => {})
+        await pause(200)
+        await spend(tenant, member)
+        return { waiting }
+      })
+      await waiting
+    }
+  })
+
+  test('is not held up by a budget that is removed meanwhile', async () => {
+    const db = of(pool)
+    for (const budget of [{}, { scope: 'user' }] as const) {
+      const scope = await makeScope(db)
+      await inTenant(db, scope, (tenant) => makeBudget(tenant))
+      const gone = await inTenant(db, scope, (tenant) => makeBudget(tenant, budget))
+      const outcome = await inTenant(db, scope, async (tenant) => {
+        await removeBudget(tenant, gone.id)
+        const waiting = reserveOne(db, scope)
+        await pause(200)
+        return { waiting }
+      }).then(({ waiting }) => waiting)
+      expect(outcome).toMatchObject({ granted: true })
+      const { status, drift } = await checked(db, scope)
+      expect(status).toMatchObject([{ reservedNanos: 7n }])
+      expect(drift).toEqual([])
+    }
   })
 
   test('of a process that is killed gives its capacity back when the lease ends', async () => {

@@ -5,6 +5,7 @@ import {
   ConstraintError,
   ForbiddenError,
   NotFoundError,
+  TransactionError,
   ValidationError,
 } from '../../src/errors.ts'
 import { drainBudgetAlerts, sweepReservations } from '../../src/lifecycle/budgets.ts'
@@ -29,7 +30,7 @@ import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
 import { makeBudget, makeModelPrice, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
-import { test, url } from '../support/database.ts'
+import { owner, root, test, url } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
@@ -211,6 +212,26 @@ test('of another organization is nobody’s, whatever function is called with it
   expect(await inTenant(db, theirs, (tenant) => budgetStatus(tenant))).toEqual(before)
 })
 
+test('is not made by a snapshot that may miss lines of the ledger', async () => {
+  const work = root.transaction(
+    async (tx) => {
+      const scope = await makeScope(tx)
+      await inTenant(tx, scope, (tenant) => makeBudget(tenant))
+    },
+    { isolationLevel: 'repeatable read' },
+  )
+  await expect(work).rejects.toThrow(TransactionError)
+})
+
+test('what would bring a sum above what a bigint holds is refused as such', async ({ db }) => {
+  const scope = await makeScope(db)
+  await inTenant(db, scope, (tenant) => makeBudget(tenant, { mode: 'warn' }))
+  const most = 2n ** 63n - 1n
+  await inTenant(db, scope, (tenant) => spending(tenant, most))
+  const work = inTenant(db, scope, (tenant) => spending(tenant, 1n))
+  await expect(work).rejects.toThrow(ValidationError)
+})
+
 describe('a window', () => {
   test('begins and ends with the day and the month of the organization’s time zone', async ({
     db,
@@ -239,6 +260,33 @@ describe('a window', () => {
     )
     expect(new Date(day?.starts_at ?? '')).toEqual(new Date('2026-03-28T23:00Z'))
     expect(new Date(day?.ends_at ?? '')).toEqual(new Date('2026-03-29T22:00Z'))
+  })
+
+  test.each([
+    // Midnight is left out: the day begins at one, and ends at midnight.
+    ['America/Santiago', '2026-09-06T12:00Z', '2026-09-06T04:00Z', '2026-09-07T03:00Z'],
+    ['Africa/Cairo', '2026-04-24T12:00Z', '2026-04-23T22:00Z', '2026-04-24T21:00Z'],
+    // Midnight comes twice: the hour in between is of the day before.
+    ['America/Havana', '2026-11-01T04:30Z', '2026-10-31T04:00Z', '2026-11-01T05:00Z'],
+    ['America/Havana', '2026-11-01T05:00Z', '2026-11-01T05:00Z', '2026-11-02T05:00Z'],
+  ])('is a day of %s around %s', async (zone, at, startsAt, endsAt) => {
+    const [day] = await rowsOf<{ starts_at: string; ends_at: string }>(
+      owner,
+      sql`select * from costs.window_of('day', ${at}::text::timestamptz, ${zone}::text)`,
+    )
+    expect(new Date(day?.starts_at ?? '')).toEqual(new Date(startsAt))
+    expect(new Date(day?.ends_at ?? '')).toEqual(new Date(endsAt))
+  })
+
+  test('counts a call in the hour between two midnights', async ({ db }) => {
+    const scope = await makeScope(db)
+    await updateOrganization(db, { id: scope.organizationId, timeZone: 'America/Havana' })
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { period: 'day' })
+      await spending(tenant, 1n, new Date('2026-11-01T04:30Z'))
+      await spending(tenant, 2n, new Date('2026-11-01T04:45Z'))
+      expect(await budgetDrift(tenant)).toEqual([])
+    })
   })
 
   test('counts calls of before and after it in theirs', async ({ db }) => {

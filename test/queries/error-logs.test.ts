@@ -36,6 +36,25 @@ describe('recordError', () => {
     expect(listed[0]?.stack).toContain('error-logs.test.ts')
   })
 
+  test('keeps no parameter of a query that failed', async ({ db }) => {
+    const secret = 'correct horse\n    at battery (staple)'
+    const failed = await root
+      .execute(sql`select ${secret}::text::integer from identity.users`)
+      .catch((error: unknown) => error)
+    const { id, fingerprint } = await recordError(db, { error: failed })
+    const listed = await listErrors(db, { fingerprint })
+    expect(listed.map((line) => line.id)).toEqual([id])
+    expect(listed[0]?.message).toMatch(/^DrizzleQueryError: Failed query: select/)
+    expect(listed[0]?.stack).toMatch(/\n +at /)
+    expect(JSON.stringify(listed)).not.toMatch(/horse|battery/)
+  })
+
+  test('takes an error whose stack is no text', async ({ db }) => {
+    const error = Object.assign(new Error('gone'), { stack: 5 })
+    const { fingerprint } = await recordError(db, { error })
+    expect(await listErrors(db, { fingerprint })).toMatchObject([{ stack: '5' }])
+  })
+
   test('keeps no secret, of message, stack, code or context', async ({ db }) => {
     const secret = 'hunter2hunter2'
     const error = Object.assign(new Error(`login with password=${secret} failed`), {

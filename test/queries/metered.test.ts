@@ -57,6 +57,16 @@ describe('metered', () => {
     expect(line?.latencyMs).toBeTypeOf('number')
   })
 
+  test('takes no id from a report, such as the provider’s own', async () => {
+    const spender = await makeSpender(root)
+    const answer = { id: 'chatcmpl-1', operation: 'other', costNanos: 4n }
+    const { usage } = await metered(spender, { ...options, operation: 'chat' }, async (call) =>
+      call.report(answer),
+    )
+    expect(usage).toMatchObject({ costNanos: 4n })
+    expect(await statusOf(spender)).toEqual([4n, 0n])
+  })
+
   test('does not call what has no room, and says when it has', async () => {
     const spender = await makeSpender(root, 9n)
     let called = false

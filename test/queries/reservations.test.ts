@@ -204,6 +204,25 @@ describe('reserve', () => {
     })
   })
 
+  test('compares amounts that no bigint holds together', async ({ db }) => {
+    const most = 2n ** 63n - 1n
+    for (const shards of [1, 4]) {
+      const scope = await makeScope(db)
+      await inTenant(db, scope, async (tenant) => {
+        await makeBudget(tenant, { limitNanos: most, shards })
+        await makeBudget(tenant, { limitNanos: 10n, shards })
+        await hold(tenant, { amountNanos: 1n })
+        const refused = (spentNanos: bigint) => ({
+          granted: false,
+          blockedBy: [{ spentNanos }, { freesUpAt: null }],
+        })
+        expect(await reserve(tenant, { ...call, amountNanos: most })).toMatchObject(refused(0n))
+        await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 11n })
+        expect(await reserve(tenant, { ...call, amountNanos: most })).toMatchObject(refused(11n))
+      })
+    }
+  })
+
   test('is for oneself and for nobody, and for others by admins only', async ({ db }) => {
     const owner = await makeScope(db)
     const member = await joinScope(db, owner)
