@@ -366,6 +366,26 @@ describe('forecast', () => {
     })
   })
 
+  test('is of what one sees: a member’s own budget, and an admin’s any', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss, 'editor')
+    const [all, each] = await inTenant(db, boss, async (tenant) => [
+      await makeBudget(tenant, { limitNanos: 1_000n }),
+      await makeBudget(tenant, { scope: 'user', limitNanos: 1_000n }),
+    ])
+    for (const scope of [boss, member]) {
+      await inTenant(db, scope, (tenant) => spending(tenant, 10n))
+    }
+    const forecasting = (scope: typeof boss, budgetId = '', subject?: string) =>
+      inTenant(db, scope, (tenant) =>
+        forecastBudget(tenant, { budgetId, ...(subject && { subject }) }),
+      )
+    await expect(forecasting(member, all?.id)).rejects.toThrow(ForbiddenError)
+    expect(await forecasting(boss, all?.id)).toMatchObject({ spentNanos: 20n })
+    expect(await forecasting(member, each?.id)).toMatchObject({ spentNanos: 10n })
+    expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
+  })
+
   test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
