@@ -191,7 +191,7 @@ export interface SettledUsage extends RecordedUsage {
  * at the time at which it was reserved. Again, it changes nothing, and returns what was recorded.
  *
  * Also after the lease, and for more than was reserved, since the money is spent: `late` and `exceeded` say
- * so. What has no price is recorded at the amount reserved, as an estimate.
+ * so. What has no price is recorded at the amount reserved, as an estimate; so is a call of which no count is given.
  *
  * @throws {ReservationError} `released`: record the call by `recordUsage` if it was made after all.
  * @throws {NotFoundError} for an unknown one, or another member's. @throws {ValidationError} as `recordUsage`.

@@ -5,10 +5,17 @@ import { ValidationError } from '../../src/errors.ts'
 import { BudgetExceededError, IdempotencyError, UnpricedError } from '../../src/guard-errors.ts'
 import { budgetDrift, budgetStatus } from '../../src/queries/budgets.ts'
 import { listUsage } from '../../src/queries/costs.ts'
-import { type MeteredCall, type MeteredOptions, metered } from '../../src/queries/metered.ts'
+import {
+  type MeteredCall,
+  type MeteredOptions,
+  metered,
+  type ReportedUsage,
+} from '../../src/queries/metered.ts'
+import type { UsageCounts } from '../../src/queries/prices.ts'
 import { expireReservations, listReservations } from '../../src/queries/reservations.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Scope, type Tenancy } from '../../src/tenant.ts'
-import { makeBudget } from '../../src/testing/costs.ts'
+import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { root, test, url } from '../support/database.ts'
 import { openProxy } from '../support/proxy.ts'
@@ -90,6 +97,26 @@ describe('metered', () => {
     const spender = await makeSpender(root)
     const { usage } = await metered(spender, options, async () => 1)
     expect(usage).toMatchObject({ costNanos: 10n, status: 'estimated' })
+  })
+
+  test('takes one whose counts are not known for all that was reserved, and one that used nothing for nothing', async ({
+    db,
+  }) => {
+    const model = uuidV7()
+    await makeModelPrice(db, { model })
+    const scope = await makeScope(db)
+    const reporting = (usage: ReportedUsage) =>
+      inTenant(db, scope, (tenant) =>
+        metered(tenant, { ...options, model }, async ({ report }) => report(usage)),
+      )
+    // As a provider whose stream ends without its usage has it.
+    const unknown: UsageCounts = JSON.parse('{"inputTokens": null}')
+    for (const usage of [{}, { inputTokens: undefined }, unknown]) {
+      expect((await reporting(usage)).usage).toMatchObject({ costNanos: 10n, status: 'estimated' })
+    }
+    expect((await reporting({ inputTokens: 0 })).usage).toMatchObject({
+      ...{ costNanos: 0n, status: 'priced' },
+    })
   })
 
   test('makes the call of a key once, and gives its value to the next', async () => {
