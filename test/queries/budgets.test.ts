@@ -322,6 +322,23 @@ describe('an alert', () => {
     })
   })
 
+  test('is raised by the limit of one’s own, and not by that of each', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 10n })
+      const own = await makeBudget(tenant, {
+        ...{ name: 'own', scope: 'user', subject: scope.userId, limitNanos: 100n },
+      })
+      await spending(tenant, 80n)
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ budgetId: own.id, threshold: 80 }])
+      await removeBudget(tenant, own.id)
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([
+        { threshold: 80, spentNanos: 80n, limitNanos: 10n },
+        { threshold: 100 },
+      ])
+    })
+  })
+
   test('of what was spent before the budget is raised with it', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
