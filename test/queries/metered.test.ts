@@ -135,7 +135,9 @@ describe('metered', () => {
       usage: undefined,
     })
     expect(await call('b')).toMatchObject({ value: { text: 'answer 2' } })
-    await expect(call('a', 'other')).rejects.toThrow(IdempotencyError)
+    const conflict = await call('a', 'other').catch((error) => error)
+    expect(conflict).toBeInstanceOf(IdempotencyError)
+    expect(conflict).toMatchObject({ reason: 'conflict', key: 'a' })
     expect(calls).toBe(2)
     expect(await statusOf(spender)).toEqual([4n, 0n])
   })
