@@ -209,13 +209,13 @@ export async function removeBudget(tenant: Tenant, id: string): Promise<Budget> 
   await rowsOf(tenant.db, sql`select costs.close_ledger(${tenant.organizationId})`)
   const [removed] = await run(tenant.db.delete(budgets).where(isBudget(tenant, id)).returning())
   if (!removed) throw new NotFoundError('budget', id)
-  // Whose place it took is now to block again: its counters share what is left.
+  // Whose place it took blocks and alerts again: its counters share what is left.
   await rowsOf(
     tenant.db,
     sql`
       select costs.change_budget(b.id, b.limit_nanos, b.shards) from ${budgets} b
       where b.organization_id = ${tenant.organizationId} and b.scope = ${removed.scope}
-        and b.period = ${removed.period} and b.mode = ${removed.mode} and b.subject is null and b.shards > 1`,
+        and b.period = ${removed.period} and b.mode = ${removed.mode} and b.subject is null`,
   )
   return removed
 }

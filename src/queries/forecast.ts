@@ -1,6 +1,6 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
 import { only, rowsOf } from '../database.ts'
-import { NotFoundError, ValidationError } from '../errors.ts'
+import { ForbiddenError, NotFoundError, ValidationError } from '../errors.ts'
 import { usageEvents } from '../schema/costs.ts'
 import type { BudgetPeriod, BudgetScope } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
@@ -66,6 +66,7 @@ export interface ForecastBudgetOptions {
 /**
  * Forecasts a budget as `forecast` does, and when it will be spent.
  *
+ * @throws {ForbiddenError} for members below admin, but for a budget of their own.
  * @throws {NotFoundError} for an unknown budget, and a subject that has spent nothing of it.
  * @throws {ValidationError} also for a budget of many subjects without one.
  */
@@ -81,6 +82,13 @@ export async function forecastBudget(
   }
   const status = windows.find((one) => subject === undefined || one.subject === subject)
   if (!status) throw new NotFoundError('budget window', `${budgetId} ${subject ?? ''}`.trim())
+  // The pace is that of the lines that the scope sees.
+  if (status.scope !== 'user' && !['owner', 'admin', 'service'].includes(await tenant.role)) {
+    throw new ForbiddenError(
+      'permission',
+      'to forecast what others spend as well is for admins: others do not see all lines',
+    )
+  }
   const measured = await measure(tenant, status.period, linesOf(status.scope, status.subject))
   const { at, nanosPerMs } = measured
   const predicted = predict({ ...measured, spentNanos: status.spentNanos })

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { ConnectionError, LockError, TimeoutError } from '../errors.ts'
-import { BudgetExceededError, ReservationError } from '../guard-errors.ts'
+import { BudgetExceededError, IdempotencyError, ReservationError } from '../guard-errors.ts'
 import { type Tenancy, withTenant } from '../tenant.ts'
 import { checkText } from '../validation.ts'
 import { idempotently } from './idempotency.ts'
@@ -82,12 +82,13 @@ export async function metered<T>(
     return { ...(await run(tenancy, options, call)), replayed: false }
   }
   checkText('idempotencyKey', idempotencyKey, { max: 190 })
+  const key = `metered ${idempotencyKey}`
   let usage: SettledUsage | undefined
   const { onUnsettled: _, leaseMs, amountNanos, ...request } = options
   const { value, replayed } = await idempotently(
     tenancy,
     {
-      key: `metered ${idempotencyKey}`,
+      key,
       request: { ...request, amountNanos: amountNanos?.toString() },
       ...(leaseMs !== undefined && { leaseMs }),
       ...(waitMs !== undefined && { waitMs }),
@@ -97,7 +98,11 @@ export async function metered<T>(
       usage = made.usage
       return made.value
     },
-  )
+  ).catch((error) => {
+    if (!(error instanceof IdempotencyError) || error.key !== key) throw error
+    // By the caller's name for it.
+    throw new IdempotencyError(error.reason, idempotencyKey, error.retryAfterMs)
+  })
   return { value, usage, replayed }
 }
 

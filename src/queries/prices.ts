@@ -57,6 +57,9 @@ const COUNTS = [
   'requests',
 ] as const satisfies readonly (keyof UsageCounts)[]
 
+/** Whether anything is said of what a call used. */
+export const isCounted = (usage: UsageCounts): boolean => COUNTS.some((name) => usage[name] != null)
+
 /** Checks counts, and returns all of them. @throws {ValidationError} as `priceUsage`. */
 export function checkCounts(usage: UsageCounts, path = ''): Required<UsageCounts> {
   const counts = Object.fromEntries(

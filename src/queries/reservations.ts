@@ -1,6 +1,6 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import { only, rowsOf, run } from '../database.ts'
-import { NotFoundError } from '../errors.ts'
+import { NotFoundError, ValidationError } from '../errors.ts'
 import { ReservationError, UnpricedError } from '../guard-errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type Reservation, reservationState, reservations } from '../schema/costs-budgets.ts'
@@ -81,7 +81,8 @@ export type ReserveOutcome =
  *
  * @throws {UnpricedError} if no price of the model is known, and no amount was given.
  * @throws {ForbiddenError} for another member's userId, unless the scope is an admin's.
- * @throws {LockError} `deadlock`, for several reservations in one transaction. @throws {ValidationError}
+ * @throws {LockError} `deadlock`, for several reservations in one transaction.
+ * @throws {ValidationError} also for neither an amount nor any count.
  */
 export async function reserve(
   { db, userId: scopedUser }: Tenant,
@@ -144,6 +145,12 @@ async function estimated(
   const prices = await listPrices(db, { provider, model, at: new Date(), limit: MAX_PAGE })
   const cost = estimateCost(prices, estimate)
   if (cost === undefined) throw new UnpricedError(provider, model)
+  // It would pass any budget.
+  const isCounted = Object.values(estimate).some((count) => count !== undefined)
+  if (cost === 0n && !isCounted && prices.some(({ nanosPerMillion }) => nanosPerMillion > 0n)) {
+    const problem = 'is needed, or what the call may use: inputTokens and maxOutputTokens, say'
+    throw new ValidationError('amountNanos', problem)
+  }
   return cost
 }
 
@@ -184,7 +191,7 @@ export interface SettledUsage extends RecordedUsage {
  * at the time at which it was reserved. Again, it changes nothing, and returns what was recorded.
  *
  * Also after the lease, and for more than was reserved, since the money is spent: `late` and `exceeded` say
- * so. What has no price is recorded at the amount reserved, as an estimate.
+ * so. What has no price is recorded at the amount reserved, as an estimate; so is a call of which no count is given.
  *
  * @throws {ReservationError} `released`: record the call by `recordUsage` if it was made after all.
  * @throws {NotFoundError} for an unknown one, or another member's. @throws {ValidationError} as `recordUsage`: the

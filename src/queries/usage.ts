@@ -21,6 +21,7 @@ import { insertUsages, type NewUsage, OWN_KEYS, openLedger } from './ledger.ts'
 import {
   type ApplicablePrice,
   checkCounts,
+  isCounted,
   MAX_MODEL,
   MAX_PROVIDER,
   priceUsage,
@@ -58,7 +59,7 @@ export interface RecordUsageOptions extends UsageCounts {
    * has no price is `unpriced` in any case.
    */
   status?: Exclude<UsageStatus, 'unpriced'>
-  /** What it is taken to have cost where no price is known: `estimated` then, and not `unpriced`. */
+  /** What it is taken to have cost where no price is known, or no count is given that has one: `estimated` then. */
   estimateNanos?: bigint
 }
 
@@ -149,7 +150,7 @@ export async function writeUsages(
   return { recorded, exceeded }
 }
 
-type CheckedUsage = RecordUsageOptions & Required<UsageCounts>
+type CheckedUsage = RecordUsageOptions & Required<UsageCounts> & { isCounted: boolean }
 
 /** Checks a call, and leaves out what is no part of one. */
 export function checkUsage(argument: string, usage: RecordUsageOptions): CheckedUsage {
@@ -175,6 +176,7 @@ export function checkUsage(argument: string, usage: RecordUsageOptions): Checked
       ...{ provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs },
       ...{ userId, projectId, runId, occurredAt, costNanos, status, estimateNanos },
       ...checkCounts(usage),
+      isCounted: isCounted(usage),
     }
   })
 }
@@ -184,7 +186,8 @@ function costOf(usage: CheckedUsage, prices: readonly ApplicablePrice[], at: Dat
     return { status: usage.status ?? 'estimated', costNanos: usage.costNanos, priceIds: [] }
   }
   const { status, costNanos, priceIds } = priceUsage(prices, { ...usage, at })
-  if (status === 'unpriced' && usage.estimateNanos !== undefined) {
+  const isUnknown = status === 'unpriced' || (costNanos === 0n && !usage.isCounted)
+  if (isUnknown && usage.estimateNanos !== undefined) {
     return { status: 'estimated' as const, costNanos: usage.estimateNanos, priceIds }
   }
   return { status: status === 'priced' ? (usage.status ?? status) : status, costNanos, priceIds }

@@ -29,6 +29,11 @@ begin
     select organization, identity.uuid_v7(), b.id, window_subject, window_start, t.threshold, spent, b.limit_nanos, at
     from ${budgets} b cross join lateral unnest(b.thresholds) t (threshold)
     where b.organization_id = organization and b.id = raise_alerts.budget_id
+      -- Not the limit of those who have one of their own.
+      and (b.subject is not null or b.scope = 'organization' or not exists (
+        select from ${budgets} o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = window_subject))
       and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
       and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
       -- To insert one that somebody is claiming would wait until they have told of it.

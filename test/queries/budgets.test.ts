@@ -382,6 +382,23 @@ describe('an alert', () => {
     })
   })
 
+  test('is raised by the limit of one’s own, and not by that of each', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 10n })
+      const own = await makeBudget(tenant, {
+        ...{ name: 'own', scope: 'user', subject: scope.userId, limitNanos: 100n },
+      })
+      await spending(tenant, 80n)
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ budgetId: own.id, threshold: 80 }])
+      await removeBudget(tenant, own.id)
+      expect(await claimBudgetAlerts(tenant)).toMatchObject([
+        { threshold: 80, spentNanos: 80n, limitNanos: 10n },
+        { threshold: 100 },
+      ])
+    })
+  })
+
   test('of what was spent before the budget is raised with it', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
@@ -424,6 +441,26 @@ describe('forecast', () => {
       expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeGreaterThan(11 * 3_600_000)
       expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeLessThan(13 * 3_600_000)
     })
+  })
+
+  test('is of what one sees: a member’s own budget, and an admin’s any', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss, 'editor')
+    const [all, each] = await inTenant(db, boss, async (tenant) => [
+      await makeBudget(tenant, { limitNanos: 1_000n }),
+      await makeBudget(tenant, { scope: 'user', limitNanos: 1_000n }),
+    ])
+    for (const scope of [boss, member]) {
+      await inTenant(db, scope, (tenant) => spending(tenant, 10n))
+    }
+    const forecasting = (scope: typeof boss, budgetId = '', subject?: string) =>
+      inTenant(db, scope, (tenant) =>
+        forecastBudget(tenant, { budgetId, ...(subject && { subject }) }),
+      )
+    await expect(forecasting(member, all?.id)).rejects.toThrow(ForbiddenError)
+    expect(await forecasting(boss, all?.id)).toMatchObject({ spentNanos: 20n })
+    expect(await forecasting(member, each?.id)).toMatchObject({ spentNanos: 10n })
+    expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
   })
 
   test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {

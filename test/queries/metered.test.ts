@@ -5,10 +5,17 @@ import { ValidationError } from '../../src/errors.ts'
 import { BudgetExceededError, IdempotencyError, UnpricedError } from '../../src/guard-errors.ts'
 import { budgetDrift, budgetStatus } from '../../src/queries/budgets.ts'
 import { listUsage } from '../../src/queries/costs.ts'
-import { type MeteredCall, type MeteredOptions, metered } from '../../src/queries/metered.ts'
+import {
+  type MeteredCall,
+  type MeteredOptions,
+  metered,
+  type ReportedUsage,
+} from '../../src/queries/metered.ts'
+import type { UsageCounts } from '../../src/queries/prices.ts'
 import { expireReservations, listReservations } from '../../src/queries/reservations.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Scope, type Tenancy } from '../../src/tenant.ts'
-import { makeBudget } from '../../src/testing/costs.ts'
+import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
 import { makeScope } from '../../src/testing/factories.ts'
 import { root, test, url } from '../support/database.ts'
 import { openProxy } from '../support/proxy.ts'
@@ -102,6 +109,26 @@ describe('metered', () => {
     expect(usage).toMatchObject({ costNanos: 10n, status: 'estimated' })
   })
 
+  test('takes one whose counts are not known for all that was reserved, and one that used nothing for nothing', async ({
+    db,
+  }) => {
+    const model = uuidV7()
+    await makeModelPrice(db, { model })
+    const scope = await makeScope(db)
+    const reporting = (usage: ReportedUsage) =>
+      inTenant(db, scope, (tenant) =>
+        metered(tenant, { ...options, model }, async ({ report }) => report(usage)),
+      )
+    // As a provider whose stream ends without its usage has it.
+    const unknown: UsageCounts = JSON.parse('{"inputTokens": null}')
+    for (const usage of [{}, { inputTokens: undefined }, unknown]) {
+      expect((await reporting(usage)).usage).toMatchObject({ costNanos: 10n, status: 'estimated' })
+    }
+    expect((await reporting({ inputTokens: 0 })).usage).toMatchObject({
+      ...{ costNanos: 0n, status: 'priced' },
+    })
+  })
+
   test('makes the call of a key once, and gives its value to the next', async () => {
     const spender = await makeSpender(root, 100n)
     let calls = 0
@@ -118,7 +145,9 @@ describe('metered', () => {
       usage: undefined,
     })
     expect(await call('b')).toMatchObject({ value: { text: 'answer 2' } })
-    await expect(call('a', 'other')).rejects.toThrow(IdempotencyError)
+    const conflict = await call('a', 'other').catch((error) => error)
+    expect(conflict).toBeInstanceOf(IdempotencyError)
+    expect(conflict).toMatchObject({ reason: 'conflict', key: 'a' })
     expect(calls).toBe(2)
     expect(await statusOf(spender)).toEqual([4n, 0n])
   })

@@ -125,6 +125,30 @@ describe('reserve', () => {
     expect(seen.map(({ subject }) => subject)).toEqual([member.userId, member.userId])
   })
 
+  test('refuses a call of which nothing is said, since it would pass any budget', async ({
+    db,
+  }) => {
+    const [perToken, perRequest, free] = [uuidV7(), uuidV7(), uuidV7()]
+    await makeModelPrice(db, { model: perToken })
+    await makeModelPrice(db, { model: perRequest, unit: 'request', nanosPerMillion: 5_000_000n })
+    await makeModelPrice(db, { model: free, nanosPerMillion: 0n })
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      await makeBudget(tenant, { limitNanos: 10n })
+      const asking = (options: Partial<ReserveOptions>) => reserve(tenant, { ...call, ...options })
+      await expect(asking({ model: perToken })).rejects.toThrow(/amountNanos is needed, or what/)
+      for (const counted of [
+        ...[
+          { model: perToken, inputTokens: 0 },
+          { model: perToken, amountNanos: 0n },
+        ],
+        ...[{ model: perRequest }, { model: free }],
+      ]) {
+        expect(await asking(counted)).toMatchObject({ granted: true })
+      }
+    })
+  })
+
   test('lets pass what costs nothing, and only warns where told so', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
