@@ -104,7 +104,7 @@ function isSecretName(name: string, names: readonly string[]): boolean {
 /** A secret that is named in a text, and what quotes it. */
 const named = (quote: string, value: string, after = `["']?`) =>
   new RegExp(
-    String.raw`((?:password|passwd|passphrase|pwd|secret|token|jwt|(?:api|private|secret|access)[_-]?key)${after}\s{0,4}[=:]\s{0,4}${quote})${value}`,
+    String.raw`((?:password|passwd|passphrase|pwd|secret|token|jwt|(?:api|private|secret|access|account)[_-]?key)${after}\s{0,4}[=:]\s{0,4}${quote})${value}`,
     'gi',
   )
 

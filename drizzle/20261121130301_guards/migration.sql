@@ -699,6 +699,11 @@ end $$;
 create or replace function costs.close_ledger(organization uuid)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  -- A snapshot that is older than the lock would miss lines.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
+      detail = 'plinth.isolation';
+  end if;
   perform pg_advisory_xact_lock(hashtextextended('plinth.ledger ' || organization::text, 0));
 end $$;
 --> statement-breakpoint
@@ -718,14 +723,27 @@ grant execute on function costs.close_ledger(uuid) to plinth_app;
 create or replace function costs.window_of(
   period "costs"."budget_period", at timestamptz, zone text, out starts_at timestamptz, out ends_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  local timestamp;
+  length interval;
 begin
   if period = 'total' then
     starts_at := '1900-01-01 00:00:00+00';
+  elsif period = 'hour' then
+    -- An hour is one, also when the clock is put back.
+    starts_at := date_trunc('hour', at, zone);
+    ends_at := starts_at + interval '1 hour';
   else
-    starts_at := date_trunc(period::text, at, zone);
-    -- A day may have 23 hours; an hour has one, also when the clock is put back.
-    ends_at := case when period = 'hour' then starts_at + interval '1 hour'
-      else (starts_at at time zone zone + ('1 ' || period)::interval) at time zone zone end;
+    -- By the clock on the wall: a day may have 23 hours, and where midnight is left out it begins at one.
+    length := ('1 ' || period)::interval;
+    local := date_trunc(period::text, at at time zone zone);
+    starts_at := local at time zone zone;
+    -- Midnight may come twice: a day ends with the second one.
+    if starts_at > at then
+      local := local - length;
+      starts_at := local at time zone zone;
+    end if;
+    ends_at := (local + length) at time zone zone;
   end if;
 end $$;
 --> statement-breakpoint
@@ -738,6 +756,17 @@ declare
   budget "costs"."budgets";
   spent bigint;
 begin
+  -- One at a time: two that overlap would both be new, where the time zone has just changed.
+  perform pg_advisory_xact_lock(
+    hashtextextended(concat_ws(' ', 'plinth.window', organization, open_window.budget_id, window_subject), 0));
+  is_new := false;
+  select w.starts_at, w.ends_at into window_start, window_end from "costs"."budget_windows" w
+    where w.organization_id = organization and w.budget_id = open_window.budget_id and w.subject = window_subject
+      and w.starts_at <= open_window.at and (w.ends_at is null or w.ends_at > open_window.at)
+    limit 1;
+  if found then
+    return;
+  end if;
   -- Shared with others who open one, but not with whoever changes the limit.
   select * into budget from "costs"."budgets" b
     where b.organization_id = organization and b.id = open_window.budget_id for share;
@@ -802,18 +831,18 @@ begin
   begin
     if picked is null then
       select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
+      and w.subject = window_subject and w.starts_at = window_start and (is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         order by (w.shard - first + counters) % counters limit 1 for update skip locked;
     end if;
     if picked is null then
       select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos)
+      and w.subject = window_subject and w.starts_at = window_start and (is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         order by (w.shard - first + counters) % counters limit 1;
     end if;
     update "costs"."budget_windows" w
       set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
       where w.organization_id = organization and w.budget_id = budget
-      and w.subject = window_subject and w.starts_at = window_start and w.shard = picked and (is_free or w.spent_nanos + w.reserved_nanos + reserved + spent <= w.quota_nanos);
+      and w.subject = window_subject and w.starts_at = window_start and w.shard = picked and (is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos);
     if found then
       return picked;
     end if;
@@ -828,7 +857,7 @@ begin
     join "costs"."budgets" b on b.organization_id = w.organization_id and b.id = w.budget_id
     where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start;
-  if not is_forced and used + reserved + spent > most then
+  if not is_forced and reserved + spent > most - used then
     return null;
   end if;
   picked := coalesce(preferred, 0);
@@ -865,8 +894,18 @@ begin
     select organization, identity.uuid_v7(), b.id, window_subject, window_start, t.threshold, spent, b.limit_nanos, at
     from "costs"."budgets" b cross join lateral unnest(b.thresholds) t (threshold)
     where b.organization_id = organization and b.id = raise_alerts.budget_id
+      -- Not the limit of those who have one of their own.
+      and (b.subject is not null or b.scope = 'organization' or not exists (
+        select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = window_subject))
       and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
       and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
+      -- To insert one that somebody is claiming would wait until they have told of it.
+      and not exists (
+        select from "costs"."budget_alerts" a
+        where a.organization_id = organization and a.budget_id = b.id and a.subject = window_subject
+          and a.starts_at = window_start and a.threshold = t.threshold)
     order by t.threshold
     on conflict do nothing;
 end $$;
@@ -881,6 +920,7 @@ declare
   counter record;
   opened record;
   made text[] := '{}';
+  settled_at timestamptz := clock_timestamp();
 begin
   for counter in
     with charges as (
@@ -913,7 +953,8 @@ begin
     ), holds as (
       select h.id, h.subject, h.starts_at, h.shard, r.amount_nanos as held from "costs"."reservations" r
       cross join lateral unnest(r.budget_ids, r.subjects, r.window_starts_at, r.shards) h (id, subject, starts_at, shard)
-      where r.organization_id = organization and r.id = settled
+      where r.organization_id = organization and r.id = settled and r.state = 'held'
+        and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id is null or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false)
     )
     select b.id, b.name, b.scope, b.limit_nanos, coalesce(c.shards, b.shards) as shards, coalesce(c.subject, h.subject) as subject,
       coalesce(c.starts_at, h.starts_at) as starts_at, coalesce(c.is_lenient, true) as is_lenient, c.at,
@@ -962,6 +1003,9 @@ begin
       return next;
     end if;
   end loop;
+  update "costs"."reservations" r set state = 'settled', resolved_at = settled_at
+    where r.organization_id = organization and r.id = settled and r.state in ('held', 'expired')
+      and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id is null or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false);
 end $$;
 --> statement-breakpoint
 -- managed: function costs.open_budget(uuid)
@@ -1009,6 +1053,9 @@ begin
   -- Nobody opens a window meanwhile, which would have the old limit.
   update "costs"."budgets" b set limit_nanos = new_limit, shards = new_shards, updated_at = at
     where b.organization_id = organization and b.id = change_budget.budget_id and current_setting('plinth.role', true) in ('owner', 'admin', 'service');
+  if not found then
+    return;
+  end if;
   perform 1 from "costs"."budget_windows" w
     where w.organization_id = organization and w.budget_id = change_budget.budget_id
       and (w.ends_at is null or w.ends_at > at)
@@ -1175,7 +1222,7 @@ returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
   most bigint := (budget ->> 'limitNanos')::bigint;
-  excess bigint := (budget ->> 'spentNanos')::bigint + (budget ->> 'reservedNanos')::bigint + amount - most;
+  excess numeric := (budget ->> 'spentNanos')::numeric + (budget ->> 'reservedNanos')::numeric + amount - most;
   room_at timestamptz;
 begin
   -- It is too much in any window.
@@ -1282,7 +1329,7 @@ begin
       update "costs"."budget_windows" w set reserved_nanos = w.reserved_nanos + amount
         where w.organization_id = organization and w.budget_id = counter.id
       and w.subject = counter.subject and w.starts_at = counter.starts_at and w.shard = 0
-          and (counter.is_lenient or w.spent_nanos + w.reserved_nanos + amount <= w.quota_nanos)
+          and (counter.is_lenient or amount <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         returning w.shard into picked;
     else
       picked := costs.add_to_shards(counter.id, counter.subject, counter.starts_at, counter.shards, null, amount, 0,
@@ -1298,6 +1345,8 @@ begin
       select sum(w.spent_nanos), sum(w.reserved_nanos), sum(w.quota_nanos)
         into spent, reserved, counter.limit_nanos from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = counter.id
       and w.subject = counter.subject and w.starts_at = counter.starts_at;
+      -- The budget was removed while its rows were waited for.
+      continue when spent is null;
       blocked := coalesce(blocked, '[]') || jsonb_build_object('id', counter.id, 'name', counter.name,
         'scope', counter.scope, 'subject', counter.subject, 'limitNanos', counter.limit_nanos::text,
         'spentNanos', spent::text, 'reservedNanos', reserved::text, 'startsAt', counter.starts_at,
@@ -1328,13 +1377,12 @@ create or replace function costs.resolve_reservation(reservation uuid, outcome "
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  at timestamptz := clock_timestamp();
 begin
-  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= at), r.user_id, r.project_id,
+  select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= clock_timestamp()), r.user_id, r.project_id,
       r.provider, r.model, r.amount_nanos, r.created_at
     into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at
     from "costs"."reservations" r
-    where r.organization_id = organization and r.id = reservation and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false) for update;
+    where r.organization_id = organization and r.id = reservation and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id is null or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false) for update;
   if not found then
     raise exception 'reservation % not found', reservation
       using errcode = 'no_data_found', detail = 'reservation', hint = reservation::text;
@@ -1344,9 +1392,6 @@ begin
         hint = reservation::text;
   elsif outcome = 'released' and was = 'held' then
     perform costs.give_back(array[reservation], outcome);
-  elsif outcome = 'settled' and was <> 'settled' then
-    update "costs"."reservations" r set state = outcome, resolved_at = at
-      where r.organization_id = organization and r.id = reservation;
   end if;
 end $$;
 --> statement-breakpoint
@@ -1358,7 +1403,7 @@ declare
   until timestamptz := date_trunc('milliseconds', clock_timestamp()) + lease_ms * interval '1 millisecond';
 begin
   update "costs"."reservations" r set leased_until = greatest(r.leased_until, until)
-    where r.organization_id = organization and r.id = reservation and r.state = 'held' and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false)
+    where r.organization_id = organization and r.id = reservation and r.state = 'held' and coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or r.user_id is null or r.user_id = nullif(current_setting('plinth.user_id', true), '')::uuid, false)
     returning r.leased_until into until;
   return case when found then until end;
 end $$;
