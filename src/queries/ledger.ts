@@ -128,7 +128,11 @@ export async function insertUsages(
       ), claimed as (
         insert into ${usageKeys} (organization_id, key, event_id, user_id, status, cost_nanos,
           occurred_at)
-        select ${organizationId}::uuid, "idempotencyKey", id, ${userId ?? null}::uuid, status, "costNanos", "occurredAt"
+        select ${organizationId}::uuid, "idempotencyKey", id,
+          -- What is settled is its user's to settle again, whoever did it first.
+          case when starts_with("idempotencyKey", ${OWN_KEYS}) then coalesce("userId", ${userId ?? null}::uuid)
+            else ${userId ?? null}::uuid end,
+          status, "costNanos", "occurredAt"
         from usages where "idempotencyKey" is not null order by "idempotencyKey", id
         on conflict do nothing
         returning event_id

@@ -74,6 +74,11 @@ declare
   made text[] := '{}';
   settled_at timestamptz := clock_timestamp();
 begin
+  -- Adjustments are an admin's; nobody else lowers what was spent.
+  if not coalesce(${isAdmin}, false) and exists (
+      select from json_to_recordset(lines) l (cost_nanos bigint) where l.cost_nanos < 0) then
+    raise exception 'only an admin takes back what was spent' using errcode = 'insufficient_privilege';
+  end if;
   for counter in
     with charges as (
       select c.id, c.subject, c.starts_at, sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at,

@@ -105,7 +105,7 @@ begin${refuseOthers}
   leased_until := created_at + lease_ms * interval '1 millisecond';
   if amount > 0 and exists (select from ${reservations} r
       where r.organization_id = organization and r.state = 'held' and r.leased_until <= reserve.created_at) then
-    expired_ids := ${expired(sql`100`)};
+    expired_ids := ${expired(sql`1000`)};
     perform 1 from ${budgetWindows} w
       where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
         select c.id, c.subject, c.starts_at from (${countersOf(call)}) c

@@ -389,6 +389,27 @@ describe('settle', () => {
     })
   })
 
+  test('is answered alike to its member when an admin has settled it', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss)
+    const { id } = await inTenant(db, member, (tenant) => hold(tenant))
+    const first = await inTenant(db, boss, (tenant) => settle(tenant, { id, costNanos: 3n }))
+    const again = await inTenant(db, member, (tenant) => settle(tenant, { id, costNanos: 9n }))
+    expect(again).toEqual({ ...first, duplicate: true })
+  })
+
+  test('cannot lower what was spent, by the function that counts either', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss, 'viewer')
+    await inTenant(db, boss, (tenant) => makeBudget(tenant))
+    const line = { ...call, cost_nanos: -5, occurred_at: new Date() }
+    await expect(
+      inTenant(db, member, ({ db }) =>
+        rowsOf(db, sql`select costs.charge_budgets(${JSON.stringify([line])}::text::json, null)`),
+      ),
+    ).rejects.toThrow(ForbiddenError)
+  })
+
   test('is the member’s own, and admins’', async ({ db }) => {
     const owner = await makeScope(db)
     const [member, other] = [await joinScope(db, owner), await joinScope(db, owner)]

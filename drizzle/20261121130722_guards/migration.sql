@@ -922,6 +922,11 @@ declare
   made text[] := '{}';
   settled_at timestamptz := clock_timestamp();
 begin
+  -- Adjustments are an admin's; nobody else lowers what was spent.
+  if not coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service'), false) and exists (
+      select from json_to_recordset(lines) l (cost_nanos bigint) where l.cost_nanos < 0) then
+    raise exception 'only an admin takes back what was spent' using errcode = 'insufficient_privilege';
+  end if;
   for counter in
     with charges as (
       select c.id, c.subject, c.starts_at, sum(l.cost_nanos)::bigint as cost, min(l.occurred_at) as at,
@@ -1268,7 +1273,7 @@ begin
     expired_ids := array(
     select r.id from "costs"."reservations" r
     where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
-    order by r.leased_until limit 100 for update skip locked);
+    order by r.leased_until limit 1000 for update skip locked);
     perform 1 from "costs"."budget_windows" w
       where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
         select c.id, c.subject, c.starts_at from (
