@@ -124,6 +124,8 @@ describe('operational objects', () => {
       expect(compareCatalogs(catalog, declared)).toEqual([])
       expect(operationalObjects(catalog, declared)).toEqual([
         { parent: 'activity.activity_logs', partitions: 14 },
+        { parent: 'activity.auth_logs', partitions: 14 },
+        { parent: 'activity.error_logs', partitions: 14 },
         { parent: 'app.events', partitions: 2 },
         { parent: 'costs.usage_events', partitions: 20 },
         { parent: 'search.embeddings', partitions: 2 },

@@ -38,8 +38,9 @@ describe('recordError', () => {
 
   test('keeps no parameter of a query that failed', async ({ db }) => {
     const secret = 'correct horse\n    at battery (staple)'
-    const failed = await root
-      .execute(sql`select ${secret}::text::integer from identity.users`)
+    // In a savepoint: the embedded database has one session.
+    const failed = await db
+      .transaction((tx) => tx.execute(sql`select ${secret}::text::integer`))
       .catch((error: unknown) => error)
     const { id, fingerprint } = await recordError(db, { error: failed })
     const listed = await listErrors(db, { fingerprint })
