@@ -180,15 +180,22 @@ declare
   used bigint;
   most bigint;
 begin
-  begin
-    if picked is null then
+  if picked is null then
+    -- Gives up those that it has locked and found full meanwhile, before it waits for another one.
+    begin
       select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
         order by (w.shard - first + counters) % counters limit 1 for update skip locked;
-    end if;
-    if picked is null then
-      select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
-        order by (w.shard - first + counters) % counters limit 1;
-    end if;
+      if picked is null then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
+  end if;
+  if picked is null then
+    select w.shard into picked from ${budgetWindows} w where ${here(sql`w`)} and ${hasRoom}
+      order by (w.shard - first + counters) % counters limit 1;
+  end if;
+  begin
     update ${budgetWindows} w
       set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
       where ${here(sql`w`)} and w.shard = picked and ${hasRoom};

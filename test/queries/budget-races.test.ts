@@ -257,7 +257,7 @@ describe.skipIf(!adminUrl)('under load', () => {
     rowsOf(
       owner,
       sql`update costs.budget_windows
-        set ends_at = date_trunc('milliseconds', clock_timestamp()) + ${afterMs} * interval '1 millisecond'
+        set ends_at = (select date_trunc('milliseconds', clock_timestamp()) + ${afterMs} * interval '1 millisecond')
         where organization_id = ${scope.organizationId}`,
     )
 

@@ -828,17 +828,24 @@ declare
   used bigint;
   most bigint;
 begin
-  begin
-    if picked is null then
+  if picked is null then
+    -- Gives up those that it has locked and found full meanwhile, before it waits for another one.
+    begin
       select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start and (is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
         order by (w.shard - first + counters) % counters limit 1 for update skip locked;
-    end if;
-    if picked is null then
-      select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
+      if picked is null then
+        raise sqlstate 'PL001';
+      end if;
+    exception when sqlstate 'PL001' then null;
+    end;
+  end if;
+  if picked is null then
+    select w.shard into picked from "costs"."budget_windows" w where w.organization_id = organization and w.budget_id = budget
       and w.subject = window_subject and w.starts_at = window_start and (is_free or reserved + spent <= w.quota_nanos - w.spent_nanos - w.reserved_nanos)
-        order by (w.shard - first + counters) % counters limit 1;
-    end if;
+      order by (w.shard - first + counters) % counters limit 1;
+  end if;
+  begin
     update "costs"."budget_windows" w
       set reserved_nanos = w.reserved_nanos + reserved, spent_nanos = w.spent_nanos + spent
       where w.organization_id = organization and w.budget_id = budget
