@@ -158,7 +158,8 @@ describe('createPrice, closePrice, listPrices', () => {
     await closePrice(db, { id: first.id, validTo: at })
     const second = await makeModelPrice(db, { validFrom: at, nanosPerMillion: 7n })
 
-    const list = (options = {}) => listPrices(db, { provider: 'test', ...options })
+    const list = (options = {}) =>
+      listPrices(db, { provider: 'test', model: 'test-model', ...options })
     expect((await list()).map(({ id }) => id)).toEqual([first.id, second.id])
     expect(await list({ at })).toEqual([second])
     expect(await list({ after: first.id })).toEqual([second])
