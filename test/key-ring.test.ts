@@ -83,7 +83,7 @@ describe('a key ring', () => {
     ]) {
       const opening = () => openKeyRing({ keys: { a: key }, current: 'a' })
       expect(opening).toThrow(ValidationError)
-      if (typeof key === 'string' && key) expect(opening).not.toThrow(new RegExp(key.slice(0, 8)))
+      if (typeof key === 'string' && key) expect(opening).not.toThrow(key.slice(0, 8))
     }
     expect(() => openKeyRing({ keys: { a: old }, current: 'b' })).toThrow(ValidationError)
   })
