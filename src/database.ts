@@ -248,6 +248,13 @@ export async function mapErrors<T>(work: () => Promise<T>): Promise<T> {
 export const run = <T>(query: { execute(): Promise<T> }): Promise<T> =>
   mapErrors(() => query.execute())
 
+/** A row as a raw query has it, if all but its strings and nulls are read as text. */
+export type RawRow<Row> = {
+  [Column in keyof Row]: Row[Column] extends string
+    ? Row[Column]
+    : string | Extract<Row[Column], null>
+}
+
 /** The rows of a raw query, which each driver wraps in its own way. */
 export async function rowsOf<Row>(db: Database, query: SQL): Promise<Row[]> {
   const result = await run(db.execute(query))

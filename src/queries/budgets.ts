@@ -1,5 +1,5 @@
 import { and, asc, eq, gt, sql } from 'drizzle-orm'
-import { rowsOf, run } from '../database.ts'
+import { type RawRow, rowsOf, run } from '../database.ts'
 import { ForbiddenError, NotFoundError, ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { usageEvents } from '../schema/costs.ts'
@@ -25,7 +25,7 @@ import {
   checkText,
   checkUuid,
 } from '../validation.ts'
-import { type RawWindow, windowFrom } from './charging.ts'
+import { windowFrom } from './charging.ts'
 
 const MAX_PAGE = 500
 const MAX_NAME = 200
@@ -299,7 +299,7 @@ export async function budgetStatus(
     checkText('after.subject', after.subject, { min: 0, max: 400 })
   }
   checkLimit(limit, MAX_PAGE)
-  const rows = await rowsOf<RawWindow<BudgetStatus>>(
+  const rows = await rowsOf<RawRow<BudgetStatus>>(
     db,
     sql`
       select s.budget_id as "budgetId", s.name, s.scope, s.period, s.mode, s.subject,

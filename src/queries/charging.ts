@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { rowsOf } from '../database.ts'
+import { type RawRow, rowsOf } from '../database.ts'
 import type { UsageEvent } from '../schema/costs.ts'
 import type { BudgetScope } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
@@ -42,7 +42,7 @@ export async function chargeBudgets(
       cost_nanos: costNanos === null ? null : String(costNanos),
     })),
   )
-  const rows = await rowsOf<RawWindow<ExceededBudget>>(
+  const rows = await rowsOf<RawRow<ExceededBudget>>(
     db,
     sql`
       select id, name, scope, subject, limit_nanos::text as "limitNanos", spent_nanos::text as "spentNanos",
@@ -52,16 +52,9 @@ export async function chargeBudgets(
   return rows.map(windowFrom)
 }
 
-/** A window of a budget as a raw query has it: amounts and times as text. */
-export type RawWindow<Row> = {
-  [Column in keyof Row]: Row[Column] extends string
-    ? Row[Column]
-    : string | Extract<Row[Column], null>
-}
-
 /** Reads the amounts and times of a window. */
 export const windowFrom = <
-  Row extends RawWindow<
+  Row extends RawRow<
     Pick<ExceededBudget, 'limitNanos' | 'spentNanos' | 'reservedNanos' | 'startsAt' | 'endsAt'>
   >,
 >(

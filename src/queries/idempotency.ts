@@ -98,9 +98,10 @@ export async function idempotently<T>(
   }
 
   const lost = () => new IdempotencyError('lost', key)
-  const { signal, stop } = isTransaction(tenancy.db)
-    ? { signal: new AbortController().signal, stop: async () => {} }
-    : keepLease({ leaseMs, since, lost, extend: () => extend(tenancy, { key, id }, options) })
+  const { signal, stop } = keepLease({
+    ...{ db: tenancy.db, leaseMs, since, lost },
+    extend: () => extend(tenancy, { key, id }, options),
+  })
   const args = sql`${key}, ${id}::uuid`
   let value: T
   try {

@@ -35,6 +35,8 @@ export async function askUntil<T>(
 }
 
 export interface KeepLeaseOptions {
+  /** Where the lease is. In a transaction it is not extended: nobody else sees it before the end. */
+  db: Database
   leaseMs: number
   /** When the lease was asked for at the latest, by `performance.now()`. */
   since: number
@@ -45,12 +47,13 @@ export interface KeepLeaseOptions {
 }
 
 /** Extends a lease three times in its length until it is stopped. The signal aborts as soon as it may be lost. */
-export function keepLease({ leaseMs, since, extend, lost }: KeepLeaseOptions): {
+export function keepLease({ db, leaseMs, since, extend, lost }: KeepLeaseOptions): {
   signal: AbortSignal
   /** Waits for an extension that is under way. */
   stop(): Promise<void>
 } {
   const controller = new AbortController()
+  if (isTransaction(db)) return { signal: controller.signal, stop: async () => {} }
   let extending: Promise<void> | undefined
   let stopped = false
   const lose = () => {

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { rowsOf } from '../database.ts'
+import { type RawRow, rowsOf } from '../database.ts'
 import { ValidationError } from '../errors.ts'
 import {
   modelPrices,
@@ -37,7 +37,7 @@ export async function openLedger(
   const instant = (time: number | undefined) =>
     sql`${time === undefined ? null : new Date(time).toISOString()}::timestamptz`
 
-  const rows = await rowsOf<Raw<ApplicablePrice & Model> & { now: string; isBudgeted: boolean }>(
+  const rows = await rowsOf<RawRow<ApplicablePrice & Model> & { now: string; isBudgeted: boolean }>(
     db,
     sql`
       select clock.now, clock.is_budgeted as "isBudgeted", price.id, price.provider, price.model, price.unit,
@@ -68,13 +68,6 @@ export async function openLedger(
     isBudgeted: rows[0]?.isBudgeted ?? false,
     pricesOf: (model: Model) => prices.get(modelKey(model)) ?? [],
   }
-}
-
-/** As a raw query has it: what is no string or null comes as a string. */
-type Raw<Row> = {
-  [Column in keyof Row]: Row[Column] extends string
-    ? Row[Column]
-    : string | Extract<Row[Column], null>
 }
 
 /** A line of the ledger, by the names of its columns. */

@@ -194,9 +194,10 @@ export async function withLock<T>(
 
   const lock: Lock = { name, token: BigInt(acquired.token) }
   const lost = () => new LockLostError(name, lock.token)
-  const { signal, stop } = isTransaction(dbOf(place))
-    ? { signal: new AbortController().signal, stop: async () => {} }
-    : keepLease({ leaseMs, since, extend: () => extend(place, lock, leaseMs), lost })
+  const { signal, stop } = keepLease({
+    ...{ db: dbOf(place), leaseMs, since, lost },
+    extend: () => extend(place, lock, leaseMs),
+  })
   try {
     const result = await work({ ...lock, signal })
     await stop()

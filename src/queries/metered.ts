@@ -4,7 +4,7 @@ import { BudgetExceededError, IdempotencyError, ReservationError } from '../guar
 import { type Tenancy, withTenant } from '../tenant.ts'
 import { checkText } from '../validation.ts'
 import { idempotently } from './idempotency.ts'
-import { isTransaction, keepLease } from './leases.ts'
+import { keepLease } from './leases.ts'
 import {
   checkSettled,
   extendReservation,
@@ -23,8 +23,10 @@ export type ReportedUsage = Omit<SettleOptions, 'id' | 'operation' | 'endpoint' 
 export interface MeteredCall {
   reservation: HeldReservation
   /**
-   * Says what the call did use: the last report counts. @throws {ValidationError} for what cannot be. A call that throws after it is paid for, and one that
-   * never reports cost as much as was reserved, as an estimate.
+   * Says what the call did use: the last report counts, also if the call throws after it. A call that ends
+   * without one is taken to have cost what was reserved, as an estimate.
+   *
+   * @throws {ValidationError} for what cannot be.
    */
   report(usage: ReportedUsage): void
   /** Aborts when the amount is not held any more, since nobody could extend the lease. */
@@ -127,14 +129,11 @@ async function run<T>(
   const unknown: ReportedUsage = { costNanos: amountNanos, status: 'estimated' }
   let reported: ReportedUsage | undefined
   const leaseMs = reservation.leasedUntil.getTime() - reservation.createdAt.getTime()
-  // In a scope nobody sees it before the end, and the connection is the caller's.
-  const lease = isTransaction(tenancy.db)
-    ? { signal: new AbortController().signal, stop: async () => {} }
-    : keepLease({
-        ...{ leaseMs, since: asked },
-        lost: () => new ReservationError('ended', id),
-        extend: () => extended(tenancy, { id, leaseMs }),
-      })
+  const lease = keepLease({
+    ...{ db: tenancy.db, leaseMs, since: asked },
+    lost: () => new ReservationError('ended', id),
+    extend: () => extended(tenancy, { id, leaseMs }),
+  })
   const started = performance.now()
   const settled = async (usage: ReportedUsage) => {
     const whole: SettleOptions = {
@@ -167,10 +166,7 @@ async function run<T>(
     throw error
   }
   await lease.stop()
-  return {
-    value,
-    usage: await settled(reported ?? unknown),
-  }
+  return { value, usage: await settled(reported ?? unknown) }
 }
 
 /** Extends a reservation; false if it is not held any more. */

@@ -1,5 +1,5 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
-import { only, rowsOf, run } from '../database.ts'
+import { only, type RawRow, rowsOf, run } from '../database.ts'
 import { NotFoundError, ValidationError } from '../errors.ts'
 import { ReservationError, UnpricedError } from '../guard-errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
@@ -14,7 +14,7 @@ import {
   checkText,
   checkUuid,
 } from '../validation.ts'
-import { type ExceededBudget, type RawWindow, windowFrom } from './charging.ts'
+import { type ExceededBudget, windowFrom } from './charging.ts'
 import { OWN_KEYS } from './ledger.ts'
 import {
   type CallEstimate,
@@ -131,7 +131,7 @@ interface RawOutcome {
   isGranted: boolean
   createdAt: string
   leasedUntil: string
-  blocked: (RawWindow<ExceededBudget> & { freesUpAt: string | null })[]
+  blocked: (RawRow<ExceededBudget> & { freesUpAt: string | null })[]
 }
 
 const checkLease = (leaseMs: number) => checkInteger('leaseMs', leaseMs, { min: 100, max: DAY_MS })

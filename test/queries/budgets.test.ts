@@ -8,8 +8,7 @@ import {
   TransactionError,
   ValidationError,
 } from '../../src/errors.ts'
-import { drainBudgetAlerts, sweepReservations } from '../../src/lifecycle/budgets.ts'
-import { claimBudgetAlerts, listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
+import { claimBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import {
   budgetDrift,
   budgetStatus,
@@ -21,7 +20,6 @@ import {
   updateBudget,
 } from '../../src/queries/budgets.ts'
 import { recordUsage, recordUsages } from '../../src/queries/costs.ts'
-import { forecast, forecastBudget } from '../../src/queries/forecast.ts'
 import { updateOrganization } from '../../src/queries/identity.ts'
 import { closePrice, listPrices } from '../../src/queries/prices.ts'
 import { repriceUsage } from '../../src/queries/repricing.ts'
@@ -352,163 +350,5 @@ describe('what is re-priced', () => {
       expect(await budgetStatus(tenant)).toMatchObject([{ spentNanos: 20n }])
       expect(await budgetDrift(tenant)).toEqual([])
     })
-  })
-})
-
-describe('an alert', () => {
-  test('is raised when a threshold is reached, and given to one who asks', async ({ db }) => {
-    const scope = await makeScope(db)
-    await inTenant(db, scope, async (tenant) => {
-      const { id } = await makeBudget(tenant, { limitNanos: 100n, thresholds: [50, 80, 120] })
-      await spending(tenant, 49n)
-      expect(await listBudgetAlerts(tenant)).toEqual([])
-      await spending(tenant, 1n)
-      await spending(tenant, 35n)
-      await spending(tenant, 1n)
-      const [first, second, ...rest] = await claimBudgetAlerts(tenant)
-      expect(first).toMatchObject({
-        budgetId: id,
-        threshold: 50,
-        spentNanos: 50n,
-        limitNanos: 100n,
-      })
-      expect(second).toMatchObject({ threshold: 80, spentNanos: 85n })
-      expect(rest).toEqual([])
-      expect(await claimBudgetAlerts(tenant)).toEqual([])
-      // What is lowered may have been reached already.
-      await updateBudget(tenant, { id, limitNanos: 70n })
-      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ threshold: 120 }])
-      expect(await listBudgetAlerts(tenant, { budgetId: id })).toHaveLength(3)
-    })
-  })
-
-  test('is raised by the limit of one’s own, and not by that of each', async ({ db }) => {
-    const scope = await makeScope(db)
-    await inTenant(db, scope, async (tenant) => {
-      await makeBudget(tenant, { name: 'each', scope: 'user', limitNanos: 10n })
-      const own = await makeBudget(tenant, {
-        ...{ name: 'own', scope: 'user', subject: scope.userId, limitNanos: 100n },
-      })
-      await spending(tenant, 80n)
-      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ budgetId: own.id, threshold: 80 }])
-      await removeBudget(tenant, own.id)
-      expect(await claimBudgetAlerts(tenant)).toMatchObject([
-        { threshold: 80, spentNanos: 80n, limitNanos: 10n },
-        { threshold: 100 },
-      ])
-    })
-  })
-
-  test('of what was spent before the budget is raised with it', async ({ db }) => {
-    const scope = await makeScope(db)
-    await inTenant(db, scope, async (tenant) => {
-      await spending(tenant, 90n)
-      await makeBudget(tenant, { limitNanos: 100n })
-      expect(await claimBudgetAlerts(tenant)).toMatchObject([{ threshold: 80, spentNanos: 90n }])
-    })
-  })
-})
-
-describe('forecast', () => {
-  test('goes on as the last days were, to the end of the month', async ({ db }) => {
-    const scope = await makeScope(db)
-    await rowsOf(
-      db,
-      sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
-    )
-    await inTenant(db, scope, async (tenant) => {
-      await recordUsages(
-        tenant,
-        Array.from({ length: 7 * 24 }, (_, hours) => ({
-          ...{ ...call, operation: 'chat', costNanos: 1_000n },
-          occurredAt: new Date(Date.now() - hours * 3_600_000 - 60_000),
-        })),
-      )
-      const { dailyNanos, spentNanos, forecastNanos, endsAt } = await forecast(tenant)
-      expect(Number(dailyNanos) / 24_000).toBeCloseTo(1, 1)
-      const days = ((endsAt?.getTime() ?? 0) - Date.now()) / 86_400_000
-      expect(Number(forecastNanos) / (Number(spentNanos) + days * Number(dailyNanos))).toBeCloseTo(
-        1,
-        2,
-      )
-      expect(await forecast(tenant, { userId: uuidV7() })).toMatchObject({
-        spentNanos: 0n,
-        forecastNanos: 0n,
-      })
-
-      const { id: budgetId } = await makeBudget(tenant, { limitNanos: spentNanos + 12_000n })
-      const { exhaustsAt } = await forecastBudget(tenant, { budgetId })
-      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeGreaterThan(11 * 3_600_000)
-      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeLessThan(13 * 3_600_000)
-    })
-  })
-
-  test('is of what one sees: a member’s own budget, and an admin’s any', async ({ db }) => {
-    const boss = await makeScope(db)
-    const member = await joinScope(db, boss, 'editor')
-    const [all, each] = await inTenant(db, boss, async (tenant) => [
-      await makeBudget(tenant, { limitNanos: 1_000n }),
-      await makeBudget(tenant, { scope: 'user', limitNanos: 1_000n }),
-    ])
-    for (const scope of [boss, member]) {
-      await inTenant(db, scope, (tenant) => spending(tenant, 10n))
-    }
-    const forecasting = (scope: typeof boss, budgetId = '', subject?: string) =>
-      inTenant(db, scope, (tenant) =>
-        forecastBudget(tenant, { budgetId, ...(subject && { subject }) }),
-      )
-    await expect(forecasting(member, all?.id)).rejects.toThrow(ForbiddenError)
-    expect(await forecasting(boss, all?.id)).toMatchObject({ spentNanos: 20n })
-    expect(await forecasting(member, each?.id)).toMatchObject({ spentNanos: 10n })
-    expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
-  })
-
-  test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {
-    const scope = await makeScope(db)
-    await inTenant(db, scope, async (tenant) => {
-      const { id } = await makeBudget(tenant, { period: 'total' })
-      expect(await forecastBudget(tenant, { budgetId: id })).toMatchObject({
-        ...{ forecastNanos: null, exhaustsAt: null, dailyNanos: 0n, endsAt: null },
-      })
-      await expect(forecastBudget(tenant, { budgetId: uuidV7() })).rejects.toThrow(NotFoundError)
-      // biome-ignore lint/suspicious/noExplicitAny: what a caller without types may give
-      await expect(forecast(tenant, { period: 'total' as any })).rejects.toThrow(ValidationError)
-    })
-  })
-})
-
-describe('over all organizations', () => {
-  test('what has expired is given back, and alerts are drained', async ({ db }) => {
-    const scopes = [await makeScope(db), await makeScope(db)]
-    for (const scope of scopes) {
-      await inTenant(db, scope, async (tenant) => {
-        await makeBudget(tenant, { limitNanos: 100n })
-        await spending(tenant, 100n)
-        await makeBudget(tenant, { limitNanos: 1_000n })
-        await reserve(tenant, { ...call, amountNanos: 0n, leaseMs: 100 })
-      })
-    }
-    await new Promise((resolve) => setTimeout(resolve, 120))
-    expect(await sweepReservations(db)).toMatchObject({ purged: 0 })
-    const ours = new Set(scopes.map(({ organizationId }) => organizationId))
-    const told: string[] = []
-    const deliver = async (alerts: readonly { organizationId: string; threshold: number }[]) => {
-      for (const { organizationId, threshold } of alerts) {
-        if (ours.has(organizationId)) told.push(`${organizationId} ${threshold}`)
-      }
-    }
-    await expect(
-      drainBudgetAlerts(db, async (alerts) => {
-        if (alerts.some(({ organizationId }) => organizationId === scopes[0]?.organizationId))
-          throw new Error('away')
-        await deliver(alerts)
-      }),
-    ).rejects.toThrow('away')
-    await drainBudgetAlerts(db, deliver)
-    expect(told.toSorted()).toEqual(
-      scopes
-        .flatMap(({ organizationId }) => [`${organizationId} 80`, `${organizationId} 100`])
-        .toSorted(),
-    )
   })
 })

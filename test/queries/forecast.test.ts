@@ -1,0 +1,82 @@
+import { sql } from 'drizzle-orm'
+import { describe, expect } from 'vitest'
+import { rowsOf } from '../../src/database.ts'
+import { ForbiddenError, NotFoundError, ValidationError } from '../../src/errors.ts'
+import { recordUsage, recordUsages } from '../../src/queries/costs.ts'
+import { forecast, forecastBudget } from '../../src/queries/forecast.ts'
+import { uuidV7 } from '../../src/schema/columns.ts'
+import { inTenant, type Tenant } from '../../src/tenant.ts'
+import { makeBudget } from '../../src/testing/costs.ts'
+import { joinScope, makeScope } from '../../src/testing/factories.ts'
+import { test } from '../support/database.ts'
+
+const call = { provider: 'test', model: 'test-model' }
+const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
+  recordUsage(tenant, { ...call, operation: 'chat', costNanos, ...(occurredAt && { occurredAt }) })
+
+describe('forecast', () => {
+  test('goes on as the last days were, to the end of the month', async ({ db }) => {
+    const scope = await makeScope(db)
+    await rowsOf(
+      db,
+      sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
+    )
+    await inTenant(db, scope, async (tenant) => {
+      await recordUsages(
+        tenant,
+        Array.from({ length: 7 * 24 }, (_, hours) => ({
+          ...{ ...call, operation: 'chat', costNanos: 1_000n },
+          occurredAt: new Date(Date.now() - hours * 3_600_000 - 60_000),
+        })),
+      )
+      const { dailyNanos, spentNanos, forecastNanos, endsAt } = await forecast(tenant)
+      expect(Number(dailyNanos) / 24_000).toBeCloseTo(1, 1)
+      const days = ((endsAt?.getTime() ?? 0) - Date.now()) / 86_400_000
+      expect(Number(forecastNanos) / (Number(spentNanos) + days * Number(dailyNanos))).toBeCloseTo(
+        1,
+        2,
+      )
+      expect(await forecast(tenant, { userId: uuidV7() })).toMatchObject({
+        spentNanos: 0n,
+        forecastNanos: 0n,
+      })
+
+      const { id: budgetId } = await makeBudget(tenant, { limitNanos: spentNanos + 12_000n })
+      const { exhaustsAt } = await forecastBudget(tenant, { budgetId })
+      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeGreaterThan(11 * 3_600_000)
+      expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeLessThan(13 * 3_600_000)
+    })
+  })
+
+  test('is of what one sees: a member’s own budget, and an admin’s any', async ({ db }) => {
+    const boss = await makeScope(db)
+    const member = await joinScope(db, boss, 'editor')
+    const [all, each] = await inTenant(db, boss, async (tenant) => [
+      await makeBudget(tenant, { limitNanos: 1_000n }),
+      await makeBudget(tenant, { scope: 'user', limitNanos: 1_000n }),
+    ])
+    for (const scope of [boss, member]) {
+      await inTenant(db, scope, (tenant) => spending(tenant, 10n))
+    }
+    const forecasting = (scope: typeof boss, budgetId = '', subject?: string) =>
+      inTenant(db, scope, (tenant) =>
+        forecastBudget(tenant, { budgetId, ...(subject && { subject }) }),
+      )
+    await expect(forecasting(member, all?.id)).rejects.toThrow(ForbiddenError)
+    expect(await forecasting(boss, all?.id)).toMatchObject({ spentNanos: 20n })
+    expect(await forecasting(member, each?.id)).toMatchObject({ spentNanos: 10n })
+    expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
+  })
+
+  test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id } = await makeBudget(tenant, { period: 'total' })
+      expect(await forecastBudget(tenant, { budgetId: id })).toMatchObject({
+        ...{ forecastNanos: null, exhaustsAt: null, dailyNanos: 0n, endsAt: null },
+      })
+      await expect(forecastBudget(tenant, { budgetId: uuidV7() })).rejects.toThrow(NotFoundError)
+      await expect(forecast(tenant, { period: 'total' as never })).rejects.toThrow(ValidationError)
+    })
+  })
+})
