@@ -85,12 +85,12 @@ const refused = await chat('message-2', 'Something longer').catch((error) => {
 
 // Every minute, in a job: a webhook for each alert, in its transaction, and what died with its process.
 const drained = await drainBudgetAlerts(db, async (alerts, tenant) => {
-  for (const { id, budgetId, subject, threshold, spentNanos } of alerts) {
+  for (const { id, name, subject, threshold, spentNanos } of alerts) {
     await enqueueDelivery(tenant, {
       ...{ provider: 'billing', event: 'budget.reached', eventId: id },
-      ...{ url: 'https://example.com/hooks', payload: { budgetId, subject, threshold } },
+      ...{ url: 'https://example.com/hooks', payload: { budget: name, subject, threshold } },
     })
-    console.log(`${threshold}% of a budget: ${spentNanos} nano-dollars`)
+    console.log(`${threshold}% of budget ${name}: ${spentNanos} nano-dollars`)
   }
 })
 const swept = await sweepReservations(db)

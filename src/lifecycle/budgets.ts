@@ -1,9 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { type Database, rowsOf } from '../database.ts'
 import { ForbiddenError } from '../errors.ts'
-import { claimBudgetAlerts } from '../queries/budget-alerts.ts'
+import { claimBudgetAlerts, type ListedBudgetAlert } from '../queries/budget-alerts.ts'
 import { expireReservations, purgeReservations } from '../queries/reservations.ts'
-import type { BudgetAlert } from '../schema/costs-budgets.ts'
 import { asService, type Tenant } from '../tenant.ts'
 import { checkInteger } from '../validation.ts'
 
@@ -66,7 +65,7 @@ export interface DrainBudgetAlertsOptions {
  */
 export async function drainBudgetAlerts(
   db: Database,
-  deliver: (alerts: readonly BudgetAlert[], tenant: Tenant) => Promise<void>,
+  deliver: (alerts: readonly ListedBudgetAlert[], tenant: Tenant) => Promise<void>,
   { signal }: DrainBudgetAlertsOptions = {},
 ): Promise<number> {
   let drained = 0

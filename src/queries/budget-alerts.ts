@@ -1,10 +1,26 @@
-import { and, desc, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, getColumns, inArray, isNull, lt, sql } from 'drizzle-orm'
 import { rowsOf, run } from '../database.ts'
-import { type BudgetAlert, budgetAlerts } from '../schema/costs-budgets.ts'
+import { type Budget, type BudgetAlert, budgetAlerts, budgets } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkLimit, checkUuid } from '../validation.ts'
 
 const MAX_PAGE = 500
+
+/** An alert, and of which budget. */
+export type ListedBudgetAlert = BudgetAlert & Pick<Budget, 'name' | 'scope' | 'period' | 'mode'>
+
+const { name, scope, period, mode } = budgets
+const listed = ({ db }: Tenant) =>
+  db
+    .select({ ...getColumns(budgetAlerts), name, scope, period, mode })
+    .from(budgetAlerts)
+    .innerJoin(
+      budgets,
+      and(
+        eq(budgets.organizationId, budgetAlerts.organizationId),
+        eq(budgets.id, budgetAlerts.budgetId),
+      ),
+    )
 
 /**
  * Takes alerts that nobody has taken yet, oldest first, to tell whom they concern. They are taken when the
@@ -14,32 +30,31 @@ const MAX_PAGE = 500
  * @throws {ValidationError}
  */
 export async function claimBudgetAlerts(
-  { db, organizationId }: Tenant,
+  tenant: Tenant,
   { limit = 100 }: { limit?: number } = {},
-): Promise<BudgetAlert[]> {
+): Promise<ListedBudgetAlert[]> {
   checkLimit(limit, MAX_PAGE)
+  const { db, organizationId } = tenant
   await rowsOf(db, sql`select costs.raise_missed_alerts()`)
   const alerts = budgetAlerts
   const isOfThis = eq(alerts.organizationId, organizationId)
   const next = await run(
-    db
-      .select({ id: alerts.id })
-      .from(alerts)
+    listed(tenant)
       .where(and(isOfThis, isNull(alerts.claimedAt)))
-      .orderBy(alerts.raisedAt, alerts.id)
+      .orderBy(alerts.raisedAt, alerts.threshold, alerts.id)
       .limit(limit)
-      .for('update', { skipLocked: true }),
+      .for('update', { of: alerts, skipLocked: true }),
   )
   if (next.length === 0) return []
   const ids = next.map(({ id }) => id)
-  const claimed = await run(
+  const [claimed] = await run(
     db
       .update(alerts)
       .set({ claimedAt: sql`now()` })
       .where(and(isOfThis, inArray(alerts.id, ids)))
-      .returning(),
+      .returning({ claimedAt: alerts.claimedAt }),
   )
-  return claimed.toSorted((one, other) => ids.indexOf(one.id) - ids.indexOf(other.id))
+  return next.map((alert) => ({ ...alert, ...claimed }))
 }
 
 export interface ListBudgetAlertsOptions {
@@ -52,25 +67,22 @@ export interface ListBudgetAlertsOptions {
 
 /** Lists alerts, claimed or not, newest first; none for members below admin. @throws {ValidationError} */
 export async function listBudgetAlerts(
-  { db, organizationId }: Tenant,
+  tenant: Tenant,
   { budgetId, after, limit = 50 }: ListBudgetAlertsOptions = {},
-): Promise<BudgetAlert[]> {
+): Promise<ListedBudgetAlert[]> {
   if (budgetId !== undefined) checkUuid('budgetId', budgetId)
   if (after !== undefined) checkUuid('after', after)
   checkLimit(limit, MAX_PAGE)
-  const alerts = budgetAlerts
   return run(
-    db
-      .select()
-      .from(alerts)
+    listed(tenant)
       .where(
         and(
-          eq(alerts.organizationId, organizationId),
-          budgetId !== undefined ? eq(alerts.budgetId, budgetId) : undefined,
-          after !== undefined ? lt(alerts.id, after) : undefined,
+          eq(budgetAlerts.organizationId, tenant.organizationId),
+          budgetId !== undefined ? eq(budgetAlerts.budgetId, budgetId) : undefined,
+          after !== undefined ? lt(budgetAlerts.id, after) : undefined,
         ),
       )
-      .orderBy(desc(alerts.id))
+      .orderBy(desc(budgetAlerts.id))
       .limit(limit),
   )
 }

@@ -60,7 +60,8 @@ export interface CreateBudgetOptions {
  * Creates a budget. It counts from the beginning of its period: what the ledger has of it is spent already.
  * What is reserved when it is made, it counts once that is settled.
  *
- * Waits for the transactions that are writing into the ledger of the organization.
+ * Waits for the transactions of the organization that write into the ledger or reserve. One of REPEATABLE READ that
+ * began before it and writes after it gets a LockError.
  *
  * @throws {ForbiddenError} unless the scope is an admin's.
  * @throws {TransactionError} within a transaction of another isolation level than READ COMMITTED.
@@ -284,7 +285,7 @@ export interface BudgetStatusOptions {
 /**
  * Says of each budget what is spent, reserved and left of it in the period around now, in the order of the
  * budgets and then of their subjects. A budget for each user, project or model has a line for each that has
- * spent or reserved anything; one without a line is unspent. Members see no other member's.
+ * spent or reserved anything, and no budget of its own; one without a line is unspent. Members see no other member's.
  *
  * @throws {ValidationError}
  */

@@ -27,7 +27,7 @@ const modelKey = ({ provider, model }: Model) => JSON.stringify([provider, model
  * the database's clock, and whether there are budgets.
  */
 export async function openLedger(
-  { db, organizationId }: Tenant,
+  { db }: Tenant,
   usages: readonly (Model & { occurredAt?: Date | undefined })[],
 ) {
   const models = new Map(usages.map((usage) => [modelKey(usage), usage]))
@@ -43,7 +43,7 @@ export async function openLedger(
       select clock.now, clock.is_budgeted as "isBudgeted", price.id, price.provider, price.model, price.unit,
         price.tier_from as "tierFrom", price.nanos_per_million::text as "nanosPerMillion",
         price.valid_from as "validFrom", price.valid_to as "validTo"
-      from (select now()::timestamptz(3) as now, costs.open_ledger(${organizationId}) as is_budgeted) as clock
+      from (select now()::timestamptz(3) as now, costs.open_ledger() as is_budgeted) as clock
       left join (
         select prices.* from ${modelPrices} as prices
         join json_to_recordset(${JSON.stringify(wanted)}::text::json) as wanted (provider text, model text)

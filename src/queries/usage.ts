@@ -91,6 +91,7 @@ export async function recordUsage(
  *
  * @throws {ForbiddenError} for another member's userId, unless the scope is an admin's.
  * @throws {MissingPartitionError} for a month without a partition.
+ * @throws {LockError} `serialization`, in REPEATABLE READ, after a budget was made that its snapshot does not have.
  * @throws {ValidationError} also for a cost above 2^63-1.
  */
 export async function recordUsages(

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { countersOf, ofWindow, subjectOf } from './budget-windows.ts'
+import { countersOf, isReplacedFor, ofWindow, subjectOf } from './budget-windows.ts'
 import { usageEvents } from './costs.ts'
 import {
   budgetAlerts,
@@ -29,11 +29,7 @@ begin
     select organization, identity.uuid_v7(), b.id, window_subject, window_start, t.threshold, spent, b.limit_nanos, at
     from ${budgets} b cross join lateral unnest(b.thresholds) t (threshold)
     where b.organization_id = organization and b.id = raise_alerts.budget_id
-      -- Not the limit of those who have one of their own.
-      and (b.subject is not null or b.scope = 'organization' or not exists (
-        select from ${budgets} o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = window_subject))
+      and not ${isReplacedFor(sql`window_subject`)}
       and spent * 100.0 >= b.limit_nanos * t.threshold::numeric
       and (spent_before is null or spent_before * 100.0 < b.limit_nanos * t.threshold::numeric)
       -- To insert one that somebody is claiming would wait until they have told of it.
@@ -163,6 +159,11 @@ declare
 begin
   select * into budget from ${budgets} b
     where b.organization_id = organization and b.id = open_budget.budget_id and ${isAdmin};
+  if not found then
+    return;
+  end if;
+  -- So that who began to read before has to begin anew: see open_ledger.
+  update ${organizations} z set updated_at = at where z.id = organization;
   select p.* into period from ${organizations} z
     cross join lateral costs.window_of(budget.period, at, z.time_zone) p where z.id = organization;
   for counter in
@@ -270,6 +271,7 @@ begin
       group by w.subject, w.starts_at, w.ends_at) w on true
     where b.organization_id = organization and nullif(current_setting('plinth.role', true), '') is not null
       and (w.subject is not null or b.subject is not null or b.scope = 'organization')
+      and not ${isReplacedFor(sql`w.subject`)}
       and ${isOwnCounter(sql`b.scope`, sql`coalesce(w.subject, b.subject)`)};
 end $$`,
 )

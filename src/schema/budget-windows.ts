@@ -49,17 +49,20 @@ export const subjectOf = (
   sql`case ${scope} when 'organization' then '' when 'user' then ${user}::text
     when 'project' then ${project}::text else ${model} end`
 
+/** Whether a budget for one subject takes the place of a budget, here called `b`, for each of its kind. */
+export const isReplacedFor = (subject: SQL) =>
+  sql`(b.subject is null and b.scope <> 'organization' and exists (
+        select from ${budgets} o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = ${subject}))`
+
 /**
  * The counters that a call belongs to, in the order in which they are locked; without a start, of a window that
  * is not open yet. A window goes on to its end, also when the organization's time zone has changed.
  */
 export const countersOf = (call: Record<'user' | 'project' | 'model' | 'at', SQL>) => sql`
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
-      b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
-        select from ${budgets} o
-        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
-          and o.mode = b.mode and o.subject = s.subject)) as is_lenient
+      b.mode = 'warn' or ${isReplacedFor(sql`s.subject`)} as is_lenient
     from ${budgets} b
     cross join lateral (select ${subjectOf(sql`b.scope`, call)} as subject) s
     left join lateral (

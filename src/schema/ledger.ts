@@ -1,21 +1,35 @@
 import { sql } from 'drizzle-orm'
 import { budgets } from './costs-budgets.ts'
+import { organizations } from './identity.ts'
 import { managedExecute, managedFunction } from './managed.ts'
+import { scopedOrganization } from './policies.ts'
 
 const ledgerKey = sql`hashtextextended('plinth.ledger ' || organization::text, 0)`
 
 /**
- * Lets a transaction write into the ledger of an organization: beside other writers, and never beside what
- * has to see all of its lines, such as a new budget or a roll-up, which closes it. Returns whether there are
+ * Keeps the ledger open, before the first counter of a budget is locked: whoever closes it, as to change budgets,
+ * has the counters to itself then, and waits in no circle.
+ */
+export const keepLedgerOpen = sql`perform pg_advisory_xact_lock_shared(${ledgerKey})`
+
+/**
+ * Lets a transaction write into the ledger of the organization in scope: beside other writers, and never beside
+ * what has to see all of its lines, such as a new budget or a roll-up, which closes it. Returns whether there are
  * budgets to count them in.
  */
 const openLedger = managedFunction(
-  'costs.open_ledger(uuid)',
+  'costs.open_ledger()',
   sql`
-create or replace function costs.open_ledger(organization uuid)
-returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+create or replace function costs.open_ledger()
+returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
 begin
-  perform pg_advisory_xact_lock_shared(${ledgerKey});
+  ${keepLedgerOpen};
+  -- A snapshot that is older than a budget would count nothing in it. Making one changes this row.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform from ${organizations} z where z.id = organization for share;
+  end if;
   return exists (select from ${budgets} b where b.organization_id = organization);
 end $$`,
 )
@@ -40,6 +54,6 @@ end $$`,
 export const ledgerObjects = [
   openLedger,
   closeLedger,
-  ...managedExecute('costs.open_ledger(uuid)', 'plinth_app'),
+  ...managedExecute('costs.open_ledger()', 'plinth_app'),
   ...managedExecute('costs.close_ledger(uuid)', 'plinth_app'),
 ]

@@ -8,6 +8,7 @@ import {
   reservationState,
   reservations,
 } from './costs-budgets.ts'
+import { keepLedgerOpen } from './ledger.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
 
@@ -56,8 +57,10 @@ create or replace function costs.expire_reservations(max_rows integer)
 returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
-  ids uuid[] := ${expired(sql`max_rows`)};
+  ids uuid[];
 begin
+  ${keepLedgerOpen};
+  ids := ${expired(sql`max_rows`)};
   perform costs.give_back(ids, 'expired');
   return cardinality(ids);
 end $$`,
@@ -101,6 +104,7 @@ declare
   spent bigint;
   reserved bigint;
 begin${refuseOthers}
+  ${keepLedgerOpen};
   created_at := date_trunc('milliseconds', clock_timestamp());
   leased_until := created_at + lease_ms * interval '1 millisecond';
   if amount > 0 and exists (select from ${reservations} r
@@ -211,6 +215,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
 begin
+  ${keepLedgerOpen};
   select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= clock_timestamp()), r.user_id, r.project_id,
       r.provider, r.model, r.amount_nanos, r.created_at
     into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at

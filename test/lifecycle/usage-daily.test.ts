@@ -302,7 +302,7 @@ describe.skipIf(!url)('with writers beside it', () => {
     let [isOpen, report] = [false, Promise.resolve<unknown>(undefined)]
     await asService(root, scope.organizationId, async (tenant) => {
       // As whoever has begun before midnight.
-      await rowsOf(tenant.db, sql`select costs.open_ledger(${scope.organizationId})`)
+      await rowsOf(tenant.db, sql`select costs.open_ledger()`)
       await rowsOf(
         tenant.db,
         sql`insert into costs.usage_events (organization_id, id, provider, model, operation, status, cost_nanos, occurred_at)

@@ -15,7 +15,9 @@ describe('an alert', () => {
   test('is raised when a threshold is reached, and given to one who asks', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
-      const { id } = await makeBudget(tenant, { limitNanos: 100n, thresholds: [50, 80, 120] })
+      const { id } = await makeBudget(tenant, {
+        ...{ name: 'all', limitNanos: 100n, thresholds: [50, 80, 120] },
+      })
       await spending(tenant, 49n)
       expect(await listBudgetAlerts(tenant)).toEqual([])
       await spending(tenant, 1n)
@@ -24,6 +26,8 @@ describe('an alert', () => {
       const [first, second, ...rest] = await claimBudgetAlerts(tenant)
       expect(first).toMatchObject({
         budgetId: id,
+        ...{ name: 'all', scope: 'organization', period: 'month', mode: 'block' },
+        claimedAt: expect.any(Date),
         threshold: 50,
         spentNanos: 50n,
         limitNanos: 100n,

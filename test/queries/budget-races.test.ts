@@ -28,10 +28,11 @@ import {
 import { inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { makeBudget, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
-import { adminUrl, owner, url } from '../support/database.ts'
+import { adminUrl, owner, url } from '../support/own-database.ts'
 import { makePgbouncer } from '../support/pgbouncer.ts'
 
-// PGlite has one session: nothing of this could go wrong on it.
+// PGlite has one session: nothing of this could go wrong on it. On the server the file has a database of its own,
+// since it ends sessions.
 
 const call = { provider: 'test', model: 'test-model' }
 const pooler = url ? await makePgbouncer(url) : undefined
@@ -349,7 +350,7 @@ describe.skipIf(!adminUrl)('under load', () => {
               await rowsOf(
                 owner,
                 sql`select pg_terminate_backend(pid) from pg_stat_activity
-                where datname = current_database() and usename = 'plinth_test_login' and query like '%costs.%'
+                where datname = current_database() and pid <> pg_backend_pid() and query like '%costs.%'
                 order by random() limit 1`,
               )
             }
@@ -369,6 +370,55 @@ describe.skipIf(!adminUrl)('under load', () => {
       expect(status.length).toBeGreaterThanOrEqual(5)
     },
   )
+
+  test('budgets are made, changed and removed in no circle with calls', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { name: 'all', limitNanos: 10n ** 9n, shards: 2 })
+    const members = [scope, await joinScope(db, scope), await joinScope(db, scope)]
+    const next = random(5)
+    const failures: unknown[] = []
+    const end = performance.now() + 4_000
+    const caller = async () => {
+      while (performance.now() < end) {
+        const one = members[next(3)] as Scope
+        const held: string[] = []
+        for (const leaseMs of [100, 60_000]) {
+          const outcome = await reserveOne(db, one, BigInt(next(90)), leaseMs)
+          if (outcome.granted) held.push(outcome.reservation.id)
+        }
+        for (const id of held) {
+          await inTenant(db, one, async (tenant) => {
+            if (next(2) === 0) await settle(tenant, { id, costNanos: BigInt(next(120)) })
+            else await release(tenant, id)
+          })
+        }
+        await reserveOne(db, members[next(3)] as Scope, 5n, 100)
+        await inTenant(db, scope, (tenant) => expireReservations(tenant))
+      }
+    }
+    const admin = async (name: string) => {
+      const change = <T>(work: (tenant: Tenant) => Promise<T>) => inTenant(db, scope, work)
+      while (performance.now() < end) {
+        const each = { scope: 'user', period: 'day', limitNanos: 10n ** 9n } as const
+        const subject = members[next(3)]?.userId as string
+        const { id } = await change((tenant) =>
+          makeBudget(tenant, { ...each, name, shards: 1 + next(3) }),
+        )
+        const own = await change((tenant) => makeBudget(tenant, { ...each, subject }))
+        await change((tenant) => updateBudget(tenant, { id, limitNanos: BigInt(next(10 ** 6)) }))
+        await change((tenant) => updateBudget(tenant, { id, shards: 4 }))
+        await change((tenant) => removeBudget(tenant, own.id))
+        await change((tenant) => removeBudget(tenant, id))
+      }
+    }
+    const failed = (error: unknown) => failures.push(error)
+    await Promise.all([
+      ...Array.from({ length: 16 }, () => caller().catch(failed)),
+      ...['one', 'another'].map((name) => admin(name).catch(failed)),
+    ])
+    expect(failures.map(String)).toEqual([])
+    expect((await checked(db, scope)).drift).toEqual([])
+  })
 
   test('a budget that is made meanwhile misses no line', async () => {
     const db = of(pool)
@@ -391,6 +441,22 @@ describe.skipIf(!adminUrl)('under load', () => {
       await writing
       expect((await checked(db, scope)).drift).toEqual([])
     }
+  })
+
+  test('nobody writes past a budget that the own snapshot is older than', async () => {
+    const db = of(pool)
+    const scope = await makeScope(db)
+    const writing = db.transaction(
+      (tx) =>
+        inTenant(tx, scope, async (tenant) => {
+          await listBudgetAlerts(tenant)
+          await inTenant(db, scope, (other) => makeBudget(other, { limitNanos: 10n }))
+          await recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n })
+        }),
+      { isolationLevel: 'repeatable read' },
+    )
+    await expect(writing).rejects.toMatchObject({ name: 'LockError', kind: 'serialization' })
+    expect((await checked(db, scope)).drift).toEqual([])
   })
 
   test('an alert is raised once for each threshold', async () => {

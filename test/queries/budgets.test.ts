@@ -157,7 +157,9 @@ describe('a budget', () => {
       })
       expect(await reserve(tenant, { ...call, amountNanos: 9n })).toMatchObject({ granted: true })
       expect(await reserve(tenant, { ...call, amountNanos: 90n })).toMatchObject({ granted: true })
+      expect(await budgetStatus(tenant)).toMatchObject([{ budgetId: id, reservedNanos: 99n }])
       await removeBudget(tenant, id)
+      expect(await budgetStatus(tenant)).toMatchObject([{ name: 'each', reservedNanos: 99n }])
       expect(await reserve(tenant, { ...call, amountNanos: 1n })).toMatchObject({
         blockedBy: [{ name: 'each' }],
       })

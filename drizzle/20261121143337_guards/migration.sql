@@ -687,11 +687,17 @@ comment on table "costs"."usage_roll_ups" is 'How far the ledger of an organizat
 -- managed: comment "costs"."usage_stale_days"
 comment on table "costs"."usage_stale_days" is 'A day into which a line was written when it was over.';
 --> statement-breakpoint
--- managed: function costs.open_ledger(uuid)
-create or replace function costs.open_ledger(organization uuid)
-returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- managed: function costs.open_ledger()
+create or replace function costs.open_ledger()
+returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('plinth.ledger ' || organization::text, 0));
+  -- A snapshot that is older than a budget would count nothing in it. Making one changes this row.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform from "identity"."organizations" z where z.id = organization for share;
+  end if;
   return exists (select from "costs"."budgets" b where b.organization_id = organization);
 end $$;
 --> statement-breakpoint
@@ -707,11 +713,11 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('plinth.ledger ' || organization::text, 0));
 end $$;
 --> statement-breakpoint
--- managed: grant costs.open_ledger(uuid)
-revoke execute on function costs.open_ledger(uuid) from public;
+-- managed: grant costs.open_ledger()
+revoke execute on function costs.open_ledger() from public;
 --> statement-breakpoint
--- managed: grant costs.open_ledger(uuid) to plinth_app
-grant execute on function costs.open_ledger(uuid) to plinth_app;
+-- managed: grant costs.open_ledger() to plinth_app
+grant execute on function costs.open_ledger() to plinth_app;
 --> statement-breakpoint
 -- managed: grant costs.close_ledger(uuid)
 revoke execute on function costs.close_ledger(uuid) from public;
@@ -901,8 +907,7 @@ begin
     select organization, identity.uuid_v7(), b.id, window_subject, window_start, t.threshold, spent, b.limit_nanos, at
     from "costs"."budgets" b cross join lateral unnest(b.thresholds) t (threshold)
     where b.organization_id = organization and b.id = raise_alerts.budget_id
-      -- Not the limit of those who have one of their own.
-      and (b.subject is not null or b.scope = 'organization' or not exists (
+      and not (b.subject is null and b.scope <> 'organization' and exists (
         select from "costs"."budgets" o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
           and o.mode = b.mode and o.subject = window_subject))
@@ -942,7 +947,6 @@ begin
         cost_nanos bigint, occurred_at timestamptz)
       cross join lateral (
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
       b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
         select from "costs"."budgets" o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
@@ -1033,6 +1037,11 @@ declare
 begin
   select * into budget from "costs"."budgets" b
     where b.organization_id = organization and b.id = open_budget.budget_id and current_setting('plinth.role', true) in ('owner', 'admin', 'service');
+  if not found then
+    return;
+  end if;
+  -- So that who began to read before has to begin anew: see open_ledger.
+  update "identity"."organizations" z set updated_at = at where z.id = organization;
   select p.* into period from "identity"."organizations" z
     cross join lateral costs.window_of(budget.period, at, z.time_zone) p where z.id = organization;
   for counter in
@@ -1130,6 +1139,10 @@ begin
       group by w.subject, w.starts_at, w.ends_at) w on true
     where b.organization_id = organization and nullif(current_setting('plinth.role', true), '') is not null
       and (w.subject is not null or b.subject is not null or b.scope = 'organization')
+      and not (b.subject is null and b.scope <> 'organization' and exists (
+        select from "costs"."budgets" o
+        where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
+          and o.mode = b.mode and o.subject = w.subject))
       and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or b.scope <> 'user' or coalesce(w.subject, b.subject) = nullif(current_setting('plinth.user_id', true), '')::uuid::text);
 end $$;
 --> statement-breakpoint
@@ -1219,11 +1232,13 @@ create or replace function costs.expire_reservations(max_rows integer)
 returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  ids uuid[] := array(
+  ids uuid[];
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('plinth.ledger ' || organization::text, 0));
+  ids := array(
     select r.id from "costs"."reservations" r
     where r.organization_id = organization and r.state = 'held' and r.leased_until <= clock_timestamp()
     order by r.leased_until limit max_rows for update skip locked);
-begin
   perform costs.give_back(ids, 'expired');
   return cardinality(ids);
 end $$;
@@ -1273,6 +1288,7 @@ begin
   if organization is null or not coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'service') or member is null or member = nullif(current_setting('plinth.user_id', true), '')::uuid, false) then
     raise exception 'calls of another member are an admin''s to make' using errcode = 'insufficient_privilege';
   end if;
+  perform pg_advisory_xact_lock_shared(hashtextextended('plinth.ledger ' || organization::text, 0));
   created_at := date_trunc('milliseconds', clock_timestamp());
   leased_until := created_at + lease_ms * interval '1 millisecond';
   if amount > 0 and exists (select from "costs"."reservations" r
@@ -1285,7 +1301,6 @@ begin
       where w.organization_id = organization and (w.budget_id, w.subject, w.starts_at) in (
         select c.id, c.subject, c.starts_at from (
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
       b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
         select from "costs"."budgets" o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
@@ -1315,7 +1330,6 @@ begin
 
   for counter in 
     select b.id, b.name, b.scope, b.shards, b.limit_nanos, s.subject, w.starts_at, w.ends_at,
-      -- A budget for one subject takes the place of the one for each of its kind.
       b.mode = 'warn' or (b.subject is null and b.scope <> 'organization' and exists (
         select from "costs"."budgets" o
         where o.organization_id = b.organization_id and o.scope = b.scope and o.period = b.period
@@ -1390,6 +1404,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
 begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('plinth.ledger ' || organization::text, 0));
   select r.state, r.state = 'expired' or (r.state = 'held' and r.leased_until <= clock_timestamp()), r.user_id, r.project_id,
       r.provider, r.model, r.amount_nanos, r.created_at
     into was, is_late, user_id, project_id, provider, model, amount_nanos, created_at

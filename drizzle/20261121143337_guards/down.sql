@@ -133,8 +133,8 @@ drop function if exists costs.window_of(costs.budget_period, timestamptz, text);
 -- managed: function costs.close_ledger(uuid)
 drop function if exists costs.close_ledger(uuid);
 --> statement-breakpoint
--- managed: function costs.open_ledger(uuid)
-drop function if exists costs.open_ledger(uuid);
+-- managed: function costs.open_ledger()
+drop function if exists costs.open_ledger();
 --> statement-breakpoint
 -- managed: function identity.archive_user(uuid)
 drop function if exists identity.archive_user(uuid);
