@@ -454,6 +454,19 @@ describe.skipIf(!url)('with writers beside it', () => {
     expect(await seen(root, scope)).toMatchObject({ daily: 1, stale: 0 })
   })
 
+  test('what is closed stays so, also by who wanted less and had to wait', async () => {
+    const [scope, closed] = [await makeScope(root), yesterday().getTime()]
+    let other = Promise.resolve<unknown>(undefined)
+    await owner.transaction(async (tx) => {
+      await closeAt(tx, scope, closed)
+      other = closeAt(owner, scope, closed - HOUR)
+      await pause(200)
+    })
+    await other
+    await record(root, scope, [line(closed - 1 - start)])
+    expect(await seen(root, scope)).toMatchObject({ stale: 1 })
+  })
+
   test('two at once take turns, and sum a day up once', async () => {
     const scope = await makeScope(root)
     const { organizationId } = scope
