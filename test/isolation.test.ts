@@ -447,7 +447,7 @@ describe('functions', () => {
     // Locks of the organization, and the digest of the line that is passed.
     'costs.open_ledger()',
     'costs.close_ledger(uuid)',
-    'costs.close_usage_days()',
+    'costs.close_usage()',
     'activity.row_digest(activity.activity_logs)',
     // These do what is left to do, which one row of each table does not leave: see their own tests.
     'costs.roll_up_usage_day()',

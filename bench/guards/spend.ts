@@ -15,8 +15,8 @@ const DAYS = 20
 const DAY_MS = 86_400_000
 
 /**
- * S11: what 20 days have cost, of which one is not over: 50,000 lines of 8 users and 5 models. Leaves one
- * organization and its ledger behind.
+ * S11: what 20 days have cost, of which one is not over, and rolled up to the last full hour: 50,000 lines of 8 users
+ * and 5 models. Leaves one organization and its ledger behind.
  */
 export async function spend(url: string): Promise<void> {
   const db = await connect(url, { maxConnections: 1 })

@@ -12,7 +12,7 @@ const PAUSE_MS = 500
 
 export interface RolledUpUsage {
   organizations: number
-  /** Days that were summed up, those that were so again among them. */
+  /** Days that were summed up, today and those that were so again among them. */
   days: number
   /** Lines of the ledger in them, without adjustments. */
   events: number
@@ -28,11 +28,13 @@ export interface RollUpUsageOptions {
 }
 
 /**
- * Sums up the ledger by the day, as `spend` reads it: every day of UTC before today, and anew those that were
- * written into since. Of one organization, or on a database of all that have something to sum up.
+ * Sums up the ledger by the day of UTC, as `spend` reads it, up to the hour that goes on, which begins five minutes
+ * late: every day before today and what is over of today, and anew the days that were written into since. Of one
+ * organization, or on a database of all that have something to sum up.
  *
- * A day is a transaction, which holds up no writer; interrupted anywhere, and called again, it goes on with
- * what is missing. Two at once take turns. Today begins five minutes after midnight.
+ * To be run every hour or every day, some minutes after it has begun. Each run sums up all of today that is over once
+ * more, unless there is nothing new in it. A day is a transaction, which holds up no writer; interrupted anywhere,
+ * and called again, it goes on with what is missing. Two at once take turns.
  *
  * @throws {ForbiddenError} unless the scope is an admin's or a service's; on a database, without the role
  * `plinth_platform`. @throws {LockError} for one organization whose writers never ended; run it again.
@@ -45,7 +47,7 @@ export async function rollUpUsage(
   const sum: RolledUpUsage = { organizations: 0, days: 0, events: 0, busy: [] }
   const rollUp = async (tenancy: Tenancy) => {
     signal?.throwIfAborted()
-    await closeDays(tenancy, signal)
+    await closeUsage(tenancy, signal)
     for (;;) {
       signal?.throwIfAborted()
       const [day] = await withTenant(tenancy, ({ db }) =>
@@ -78,8 +80,8 @@ export async function rollUpUsage(
   }
 }
 
-async function closeDays(tenancy: Tenancy, signal: AbortSignal | undefined): Promise<void> {
-  const close = ({ db }: Tenant) => rowsOf(db, sql`select costs.close_usage_days()`)
+async function closeUsage(tenancy: Tenancy, signal: AbortSignal | undefined): Promise<void> {
+  const close = ({ db }: Tenant) => rowsOf(db, sql`select costs.close_usage()`)
   for (let attempt = 1; ; attempt += 1) {
     try {
       return void only(await withTenant(tenancy, close))

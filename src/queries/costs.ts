@@ -63,7 +63,7 @@ export type SpendRow<By extends SpendBy = never, Period extends SpendPeriod = ne
  * member should be given as `userId` too: the index then finds the lines, which the policy can only
  * pick out of everyone's.
  *
- * Days that `rollUpUsage` has summed up are read from there, and all else from the ledger: with the same answer,
+ * What `rollUpUsage` has summed up is read from there by the day, and all else from the ledger: with the same answer,
  * in one snapshot. Hours, and days of another zone than UTC, are always the ledger's.
  *
  * @throws {ValidationError} also for a time zone that is no name of one, and for more rows than `limit`.

@@ -6,6 +6,7 @@ import {
   type UsageEvent,
   usageEvents,
   usageKeys,
+  usageRollUps,
   usageStaleDays,
   usageStatus,
 } from '../schema/costs.ts'
@@ -84,8 +85,8 @@ export interface InsertUsagesOptions {
  * Claims the keys and records what has claimed its own, or has none, and counts it in the budgets. Returns which
  * calls those are, and which budgets have spent and reserved more than their limit by then.
  *
- * The one way into the ledger, which has to be open. What is written into a day that is over marks the day, by the
- * clock alone: what is rolled up, or marked, may be so no more by the time that the transaction ends.
+ * The one way into the ledger, which has to be open: nobody closes more of it meanwhile. A line of a time that is
+ * closed marks its day, be that rolled up by now, or marked, or not: it may be otherwise when the transaction ends.
  */
 export async function insertUsages(
   tenant: Tenant,
@@ -135,8 +136,13 @@ export async function insertUsages(
       ), marked as (
         insert into ${usageStaleDays} (organization_id, day_on, event_id)
         select distinct on (day) ${organizationId}::uuid, day, id
-        from (select ("occurredAt" at time zone 'UTC')::date as day, id from new) as late
-        where day < (clock_timestamp() at time zone 'UTC')::date
+        from (
+          select ("occurredAt" at time zone 'UTC')::date as day, id from new
+          where "occurredAt" < greatest(
+            (select closed_at from ${usageRollUps} where organization_id = ${organizationId}::uuid),
+            -- A snapshot that is older than the ledger's lock does not show how far it is closed.
+            case when current_setting('transaction_isolation') <> 'read committed' then clock_timestamp() end)
+        ) as late
         on conflict do nothing
       ), recorded as (
         insert into ${usageEvents} (organization_id, id, user_id, project_id, run_id, provider, model,

@@ -63,6 +63,6 @@ export const costsObjects = [
   ),
   managedComment(usageDaily, 'What a day of UTC has cost, by what it was for.'),
   managedComment(usageRollUps, 'How far the ledger of an organization is rolled up.'),
-  managedComment(usageStaleDays, 'A day into which a line was written when it was over.'),
+  managedComment(usageStaleDays, 'A day in which a line was written into what was closed.'),
   managedComment(usageKeys, 'The calls recorded under an idempotency key. Append-only.'),
 ]

@@ -212,16 +212,16 @@ export const usageDaily = costs.table.withRLS(
   ],
 )
 
-/** How far the ledger of an organization is rolled up. Days before both are read from `usage_daily`. */
+/** How far the ledger of an organization is rolled up: what is before both is read from `usage_daily`. */
 export const usageRollUps = costs.table.withRLS(
   'usage_roll_ups',
   {
     organizationId: organizationId(),
 
-    /** The first day that writers without a mark may still write into. */
-    closedToOn: date('closed_to_on').notNull(),
-    /** The first day that is not rolled up; null: none is. */
-    rolledToOn: date('rolled_to_on'),
+    /** The earliest time of a line that needs no mark. Never goes back. */
+    closedAt: instant('closed_at').notNull(),
+    /** Until when it is rolled up, a part of the last day perhaps; null: nothing is. */
+    rolledAt: instant('rolled_at'),
   },
   (t) => [
     primaryKey({ name: 'usage_roll_ups_pkey', columns: [t.organizationId] }),
@@ -230,13 +230,13 @@ export const usageRollUps = costs.table.withRLS(
       columns: [t.organizationId],
       foreignColumns: [organizations.id],
     }).onDelete('cascade'),
-    check('usage_roll_ups_rolled_to_on_check', sql`${t.rolledToOn} <= ${t.closedToOn}`),
+    check('usage_roll_ups_rolled_at_check', sql`${t.rolledAt} <= ${t.closedAt}`),
     ...tenantPolicies('usage_roll_ups', t.organizationId, { read: true }),
   ],
 )
 
 /**
- * A day that was over when a line was written into it: to be read from the ledger until it is rolled up again.
+ * A day in which a line was written into what was closed: to be read from the ledger until it is rolled up again.
  * Its key has the line, so that no writer waits for another one that marks the same day.
  */
 export const usageStaleDays = costs.table.withRLS(

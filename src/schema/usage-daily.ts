@@ -1,7 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { usageDaily, usageEvents, usageRollUps, usageStaleDays } from './costs.ts'
 import { organizations } from './identity.ts'
-import { managedExecute, managedFunction } from './managed.ts'
+import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
 
 /** The first instant of a day, in UTC. */
@@ -10,8 +10,11 @@ const startOf = (day: string) => sql.raw(`(${day})::timestamp at time zone 'UTC'
 /** The day of UTC that an instant is in. */
 const dayOf = (instant: string) => sql.raw(`((${instant}) at time zone 'UTC')::date`)
 
-/** By the clock of a server that another one may have succeeded, whose was a little behind. */
-const today = dayOf("clock_timestamp() - interval '5 minutes'")
+/** The first day of UTC that begins at an instant or later. In hours: a session's zone may have days of 23. */
+const dayFrom = (instant: string) => dayOf(`(${instant}) + interval '24 hours' - interval '1 ms'`)
+
+/** The hour that goes on, by the clock of a server that another one may have succeeded, whose was a little behind. */
+const thisHour = sql`date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC')`
 
 const mayRollUp = sql`
   if organization is null or not ${isAdmin} then
@@ -24,37 +27,49 @@ const mayRollUp = sql`
   end if`
 
 /**
- * Closes the days before today: waits for whoever writes into the ledger, half a second at most. Whoever
- * comes later finds those days over, and marks them. Returns the first day that is open.
+ * Closes a ledger at an instant: waits for whoever writes into it. Whoever comes later finds it closed, and marks
+ * the days of earlier lines. Returns until when it is closed, which never goes back.
  */
-const closeUsageDays = managedFunction(
-  'costs.close_usage_days()',
+const closeUsageAt = managedFunction(
+  'costs.close_usage_at(uuid, timestamptz)',
   sql`
-create or replace function costs.close_usage_days()
-returns date language plpgsql security definer
-set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
+create or replace function costs.close_usage_at(organization uuid, closing timestamptz)
+returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  organization uuid := ${scopedOrganization};
-  opened date := ${today};
-  closed date;
+  closed timestamptz;
 begin
-  ${mayRollUp};
-  select r.closed_to_on into closed from ${usageRollUps} r where r.organization_id = organization;
-  if closed >= opened then
+  select r.closed_at into closed from ${usageRollUps} r where r.organization_id = organization;
+  if closed >= closing then
     return closed;
   end if;
   perform costs.close_ledger(organization);
-  insert into ${usageRollUps} as r (organization_id, closed_to_on) values (organization, opened)
-    on conflict (organization_id) do update set closed_to_on = greatest(r.closed_to_on, excluded.closed_to_on);
-  return opened;
+  insert into ${usageRollUps} as r (organization_id, closed_at) values (organization, closing)
+    on conflict (organization_id) do update set closed_at = greatest(r.closed_at, excluded.closed_at)
+    returning r.closed_at into closed;
+  return closed;
+end $$`,
+)
+
+/** Closes the hours before this one. Waits half a second at most. */
+const closeUsage = managedFunction(
+  'costs.close_usage()',
+  sql`
+create or replace function costs.close_usage()
+returns timestamptz language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
+declare
+  organization uuid := ${scopedOrganization};
+begin
+  ${mayRollUp};
+  return costs.close_usage_at(organization, ${thisHour});
 end $$`,
 )
 
 /**
- * Rolls up one day: the earliest one that is closed and not rolled up yet, or not since a line was written into
- * it. Returns it with the number of its lines, and nothing when none is left.
+ * Rolls up one day as far as the ledger is closed: the earliest one that has lines which are not rolled up yet, or
+ * was written into since. Returns it with the number of its lines, and nothing when none is left.
  *
- * It holds up no writer. A line that it does not see was written after the day was closed, so that a mark came
+ * It holds up no writer. A line that it does not see was written after the ledger was closed, so that a mark came
  * with it, which it does not see either and leaves: hence the marks go before the lines are read.
  */
 const rollUpUsageDay = managedFunction(
@@ -65,28 +80,30 @@ returns table (day_on date, events bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := ${scopedOrganization};
-  closed date;
-  rolled date;
+  closed timestamptz;
+  rolled timestamptz;
   day date;
+  day_end timestamptz;
 begin
   ${mayRollUp};
   perform pg_advisory_xact_lock(hashtextextended('plinth.usage_daily ' || organization::text, 0));
-  select r.closed_to_on, r.rolled_to_on into closed, rolled
+  select r.closed_at, r.rolled_at into closed, rolled
     from ${usageRollUps} r where r.organization_id = organization;
   if not found then
     return;
   end if;
   day := least(
     (select min(s.day_on) from ${usageStaleDays} s
-      where s.organization_id = organization and s.day_on < closed),
+      where s.organization_id = organization and s.day_on < ${dayFrom('closed')}),
     (select ${dayOf('min(e.occurred_at)')} from ${usageEvents} e
-      where e.organization_id = organization and e.occurred_at < ${startOf('closed')}
-        and e.occurred_at >= coalesce(${startOf('rolled')}, '-infinity')));
+      where e.organization_id = organization and e.occurred_at < closed
+        and e.occurred_at >= coalesce(rolled, '-infinity')));
   if day is null then
-    update ${usageRollUps} r set rolled_to_on = closed
-      where r.organization_id = organization and r.rolled_to_on is distinct from closed;
+    update ${usageRollUps} r set rolled_at = closed
+      where r.organization_id = organization and r.rolled_at is distinct from closed;
     return;
   end if;
+  day_end := least(${startOf('day + 1')}, closed);
   delete from ${usageStaleDays} s where s.organization_id = organization and s.day_on = day;
   delete from ${usageDaily} d where d.organization_id = organization and d.day_on = day;
   return query
@@ -103,7 +120,7 @@ begin
         sum(e.requests), coalesce(sum(e.cost_nanos), 0)
       from ${usageEvents} e
       where e.organization_id = organization
-        and e.occurred_at >= ${startOf('day')} and e.occurred_at < ${startOf('day + 1')}
+        and e.occurred_at >= ${startOf('day')} and e.occurred_at < day_end
       -- What is huge is a row of its own, so that no sum leaves bigint.
       group by e.user_id, e.project_id, e.provider, e.model, e.endpoint,
         case when greatest(abs(e.cost_nanos), e.input_tokens, e.output_tokens, e.embedding_tokens, e.images,
@@ -111,8 +128,8 @@ begin
       returning d.events
     )
     select day, coalesce(sum(l.events), 0)::bigint from lines l;
-  update ${usageRollUps} r set rolled_to_on = day + 1
-    where r.organization_id = organization and (r.rolled_to_on is null or r.rolled_to_on <= day);
+  update ${usageRollUps} r set rolled_at = day_end
+    where r.organization_id = organization and (r.rolled_at is null or r.rolled_at < day_end);
 end $$`,
 )
 
@@ -124,7 +141,7 @@ create or replace function costs.due_ledgers(after_organization uuid, max_rows i
 returns table (organization_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  opened date := ${today};
+  closing timestamptz := ${thisHour};
 begin
   -- Scalar subqueries, which stay probes of an index: a join might read whole ledgers.
   return query
@@ -132,10 +149,10 @@ begin
     left join ${usageRollUps} r on r.organization_id = o.id
     where o.archived_at is null and (after_organization is null or o.id > after_organization)
       and coalesce(
-        (select true from ${usageStaleDays} s where s.organization_id = o.id and s.day_on < opened limit 1),
+        (select true from ${usageStaleDays} s where s.organization_id = o.id
+          and s.day_on < ${dayFrom('closing')} limit 1),
         (select true from ${usageEvents} e where e.organization_id = o.id
-          and e.occurred_at >= coalesce(${startOf('r.rolled_to_on')}, '-infinity')
-          and e.occurred_at < ${startOf('opened')} limit 1))
+          and e.occurred_at >= coalesce(r.rolled_at, '-infinity') and e.occurred_at < closing limit 1))
     order by o.id limit max_rows;
 end $$`,
 )
@@ -168,8 +185,8 @@ const ofGap = sql`
  * What the lines of a stretch of time have cost, by the period and by one of user, project, model and endpoint:
  * several rows of one period and key, which are to be added up. Members see their own lines, admins all.
  *
- * Days that are rolled up, not written into since, and whole in the stretch and in one period are read from there,
- * the rest from the ledger. STABLE, so that all of it is one snapshot, the caller's. By plans that are kept: to
+ * Days that are rolled up, not written into since, and in one period and whole in the stretch, or as far as they are
+ * rolled up, are read from there, the rest from the ledger. STABLE, so that all of it is one snapshot, the caller's. By plans that are kept: to
  * plan for every partition takes longer than to read a day.
  */
 const usageSums = managedFunction(
@@ -191,7 +208,9 @@ declare
   by_project boolean := key = 'project';
   by_model boolean := key = 'model';
   by_endpoint boolean := key = 'endpoint';
-  from_on date := ${dayOf("from_at + interval '1 day' - interval '1 ms'")};
+  from_on date := ${dayFrom('from_at')};
+  -- Until when the days from there on are rolled up, within the stretch.
+  rolled timestamptz;
   to_on date;
   live date[];
   boundary timestamp;
@@ -212,8 +231,9 @@ begin
     end if;
   end if;
   if period is distinct from 'hour' and (period is distinct from 'day' or time_zone = 'UTC') then
-    select least(r.rolled_to_on, ${dayOf('to_at')}) into to_on
-      from ${usageRollUps} r where r.organization_id = organization and r.rolled_to_on is not null;
+    select case when r.rolled_at <= to_at then r.rolled_at else date_trunc('day', to_at, 'UTC') end into rolled
+      from ${usageRollUps} r where r.organization_id = organization and r.rolled_at is not null;
+    to_on := ${dayFrom('rolled')};
   end if;
   if to_on is null or to_on <= from_on then
     gaps := array[from_at, to_at];
@@ -225,11 +245,11 @@ begin
       boundary := date_trunc('month', ${startOf(`greatest(from_on, (
         select min(d.day_on) from "costs"."usage_daily" d where d.organization_id = organization))`)} at time zone time_zone);
       while boundary <= to_on + 1 loop
-        live := live || array(select d.day::date
-          from generate_series(boundary::date - 2, boundary::date + 1, interval '1 day') d (day)
+        live := live || array(select d.day
+          from (select boundary::date + n from generate_series(-2, 1) n) d (day)
           where d.day >= from_on and d.day < to_on and d.day <> all (live)
-            and date_trunc('month', d.day at time zone 'UTC', time_zone)
-              <> date_trunc('month', (d.day + interval '1 day' - interval '1 ms') at time zone 'UTC', time_zone));
+            and date_trunc('month', ${startOf('d.day')}, time_zone)
+              <> date_trunc('month', ${startOf('d.day + 1')} - interval '1 ms', time_zone));
         boundary := boundary + interval '1 month';
       end loop;
     end if;
@@ -238,9 +258,9 @@ begin
     else
       ${ofDays} and t.user_id = only_user group by 1, 2, 3, 4, 5, 6;
     end if;
-    gaps := array[from_at, ${startOf('from_on')}, ${startOf('to_on')}, to_at]
+    gaps := array[from_at, ${startOf('from_on')}, rolled, to_at]
       || array(select b.bound from unnest(live) l (day)
-        cross join lateral (values (${startOf('l.day')}), (${startOf('l.day + 1')})) b (bound));
+        cross join lateral (values (${startOf('l.day')}), (least(${startOf('l.day + 1')}, rolled))) b (bound));
   end if;
   for place in 1..cardinality(gaps) by 2 loop
     gap_from := gaps[place];
@@ -257,7 +277,9 @@ end $$`,
 
 /** What rolls the ledger up and reads it so, in the order in which they are created. */
 export const usageDailyObjects = [
-  closeUsageDays,
+  closeUsageAt,
+  managedInner('costs.close_usage_at(uuid, timestamptz)'),
+  closeUsage,
   rollUpUsageDay,
   dueLedgers,
   usageSums,
@@ -265,7 +287,7 @@ export const usageDailyObjects = [
     'costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text)',
     'plinth_app',
   ),
-  ...managedExecute('costs.close_usage_days()', 'plinth_app'),
+  ...managedExecute('costs.close_usage()', 'plinth_app'),
   ...managedExecute('costs.roll_up_usage_day()', 'plinth_app'),
   ...managedExecute('costs.due_ledgers(uuid, integer)', 'plinth_platform'),
 ]
