@@ -44,7 +44,8 @@ export interface MeteredOptions
   /** With a key: how long to wait for another call under it; not at all unless said. */
   waitMs?: number
   /**
-   * Is told that the ledger did not take a call that was made. Without it `metered` throws then, and the value is lost.
+   * Is told that the ledger did not take a call that was made. Without it `metered` throws then, and the value is lost,
+   * unless there is a key: under it the value is kept, and not paid for again.
    */
   onUnsettled?: (error: unknown, usage: SettleOptions) => void
 }
@@ -81,11 +82,12 @@ export async function metered<T>(
   call: (call: MeteredCall) => Promise<T>,
 ): Promise<Metered<T>> {
   if (idempotencyKey === undefined) {
-    return { ...(await run(tenancy, options, call)), replayed: false }
+    const { value, usage } = settledOf(await run(tenancy, options, call))
+    return { value, usage, replayed: false }
   }
   checkText('idempotencyKey', idempotencyKey, { max: 190 })
   const key = `metered ${idempotencyKey}`
-  let usage: SettledUsage | undefined
+  let made: Made<T> | undefined
   const { onUnsettled: _, leaseMs, amountNanos, ...request } = options
   const { value, replayed } = await idempotently(
     tenancy,
@@ -96,16 +98,28 @@ export async function metered<T>(
       ...(waitMs !== undefined && { waitMs }),
     },
     async () => {
-      const made = await run(tenancy, options, call)
-      usage = made.usage
+      made = await run(tenancy, options, call)
       return made.value
     },
   ).catch((error) => {
+    if (made) settledOf(made)
     if (!(error instanceof IdempotencyError) || error.key !== key) throw error
     // By the caller's name for it.
     throw new IdempotencyError(error.reason, idempotencyKey, error.retryAfterMs)
   })
-  return { value, usage, replayed }
+  return { value, usage: made && settledOf(made).usage, replayed }
+}
+
+/** A call that was made: settled, or not, for a reason that `metered` throws once the value is kept under the key. */
+interface Made<T> {
+  value: T
+  usage?: SettledUsage | undefined
+  unsettled?: { error: unknown }
+}
+
+function settledOf<T>(made: Made<T>): Made<T> {
+  if (made.unsettled) throw made.unsettled.error
+  return made
 }
 
 async function run<T>(
@@ -119,7 +133,7 @@ async function run<T>(
     ...options
   }: Omit<MeteredOptions, 'idempotencyKey'>,
   call: (call: MeteredCall) => Promise<T>,
-): Promise<Omit<Metered<T>, 'replayed'>> {
+): Promise<Made<T>> {
   const asked = performance.now()
   const outcome = await withTenant(tenancy, (tenant) => reserve(tenant, options))
   if (!outcome.granted) throw new BudgetExceededError(outcome)
@@ -143,9 +157,9 @@ async function run<T>(
       ...{ id, operation, endpoint, runId },
     }
     try {
-      return await retried(() => withTenant(tenancy, (tenant) => settle(tenant, whole)))
+      return { usage: await retried(() => withTenant(tenancy, (tenant) => settle(tenant, whole))) }
     } catch (error) {
-      if (!onUnsettled) throw error
+      if (!onUnsettled) return { unsettled: { error } }
       onUnsettled(error, whole)
     }
   }
@@ -166,7 +180,7 @@ async function run<T>(
     throw error
   }
   await lease.stop()
-  return { value, usage: await settled(reported ?? unknown) }
+  return { value, ...(await settled(reported ?? unknown)) }
 }
 
 /** Extends a reservation; false if it is not held any more. */

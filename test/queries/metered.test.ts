@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, describe, expect } from 'vitest'
 import { type Connection, connect } from '../../src/database.ts'
-import { ValidationError } from '../../src/errors.ts'
+import { TimeoutError, ValidationError } from '../../src/errors.ts'
 import { BudgetExceededError, IdempotencyError, UnpricedError } from '../../src/guard-errors.ts'
 import { budgetDrift, budgetStatus } from '../../src/queries/budgets.ts'
 import { listUsage } from '../../src/queries/costs.ts'
@@ -12,7 +12,7 @@ import {
   type ReportedUsage,
 } from '../../src/queries/metered.ts'
 import type { UsageCounts } from '../../src/queries/prices.ts'
-import { expireReservations, listReservations } from '../../src/queries/reservations.ts'
+import { expireReservations, listReservations, reserve } from '../../src/queries/reservations.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
 import { inTenant, type Scope, type Tenancy } from '../../src/tenant.ts'
 import { makeBudget, makeModelPrice } from '../../src/testing/costs.ts'
@@ -232,6 +232,42 @@ describe.skipIf(!url)('metered on a server', () => {
       report({ costNanos: 1n })
     })
     expect(await statusOf(spender)).toEqual([1n, 0n])
+  })
+
+  test('is not made again under its key if the ledger does not take it', async () => {
+    const hurried = await connect(url ?? '', { statementTimeoutMs: 400 })
+    let give = () => {}
+    const given = new Promise<void>((resolve) => {
+      give = resolve
+    })
+    try {
+      const spender = await makeSpender(of(pool))
+      let calls = 0
+      const once = () =>
+        metered(
+          { ...spender, db: hurried },
+          { ...options, amountNanos: 5n, idempotencyKey: 'once' },
+          async () => {
+            calls += 1
+            // Somebody else has the counter, for as long as it is tried.
+            await new Promise<void>((locked, failed) => {
+              inTenant(of(pool), spender, async (tenant) => {
+                await reserve(tenant, { ...options, amountNanos: 1n })
+                locked()
+                await given
+              }).catch(failed)
+            })
+            return 'an answer'
+          },
+        )
+      await expect(once()).rejects.toThrow(TimeoutError)
+      give()
+      expect(await once()).toMatchObject({ value: 'an answer', replayed: true })
+      expect(calls).toBe(1)
+    } finally {
+      give()
+      await hurried.close()
+    }
   })
 
   test('settles when the connection is lost in between, and aborts a call whose lease is lost', async () => {
