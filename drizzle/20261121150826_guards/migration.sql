@@ -308,9 +308,9 @@ ALTER TABLE "costs"."usage_daily" ENABLE ROW LEVEL SECURITY;
 --> statement-breakpoint
 CREATE TABLE "costs"."usage_roll_ups" (
 	"organization_id" uuid PRIMARY KEY,
-	"closed_to_on" date NOT NULL,
-	"rolled_to_on" date,
-	CONSTRAINT "usage_roll_ups_rolled_to_on_check" CHECK ("rolled_to_on" <= "closed_to_on")
+	"closed_at" timestamp(3) with time zone NOT NULL,
+	"rolled_at" timestamp(3) with time zone,
+	CONSTRAINT "usage_roll_ups_rolled_at_check" CHECK ("rolled_at" <= "closed_at")
 );
 --> statement-breakpoint
 ALTER TABLE "costs"."usage_roll_ups" ENABLE ROW LEVEL SECURITY;
@@ -685,7 +685,7 @@ comment on table "costs"."usage_daily" is 'What a day of UTC has cost, by what i
 comment on table "costs"."usage_roll_ups" is 'How far the ledger of an organization is rolled up.';
 --> statement-breakpoint
 -- managed: comment "costs"."usage_stale_days"
-comment on table "costs"."usage_stale_days" is 'A day into which a line was written when it was over.';
+comment on table "costs"."usage_stale_days" is 'A day in which a line was written into what was closed.';
 --> statement-breakpoint
 -- managed: function costs.open_ledger()
 create or replace function costs.open_ledger()
@@ -1518,14 +1518,32 @@ revoke execute on function costs.organizations_due(text, uuid, integer) from pub
 -- managed: grant costs.organizations_due(text, uuid, integer) to plinth_platform
 grant execute on function costs.organizations_due(text, uuid, integer) to plinth_platform;
 --> statement-breakpoint
--- managed: function costs.close_usage_days()
-create or replace function costs.close_usage_days()
-returns date language plpgsql security definer
+-- managed: function costs.close_usage_at(uuid, timestamptz)
+create or replace function costs.close_usage_at(organization uuid, closing timestamptz)
+returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  closed timestamptz;
+begin
+  select r.closed_at into closed from "costs"."usage_roll_ups" r where r.organization_id = organization;
+  if closed >= closing then
+    return closed;
+  end if;
+  perform costs.close_ledger(organization);
+  insert into "costs"."usage_roll_ups" as r (organization_id, closed_at) values (organization, closing)
+    on conflict (organization_id) do update set closed_at = greatest(r.closed_at, excluded.closed_at)
+    returning r.closed_at into closed;
+  return closed;
+end $$;
+--> statement-breakpoint
+-- managed: grant costs.close_usage_at(uuid, timestamptz)
+revoke execute on function costs.close_usage_at(uuid, timestamptz) from public;
+--> statement-breakpoint
+-- managed: function costs.close_usage()
+create or replace function costs.close_usage()
+returns timestamptz language plpgsql security definer
 set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  opened date := ((clock_timestamp() - interval '5 minutes') at time zone 'UTC')::date;
-  closed date;
 begin
   
   if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
@@ -1536,14 +1554,7 @@ begin
     raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
       detail = 'plinth.isolation';
   end if;
-  select r.closed_to_on into closed from "costs"."usage_roll_ups" r where r.organization_id = organization;
-  if closed >= opened then
-    return closed;
-  end if;
-  perform costs.close_ledger(organization);
-  insert into "costs"."usage_roll_ups" as r (organization_id, closed_to_on) values (organization, opened)
-    on conflict (organization_id) do update set closed_to_on = greatest(r.closed_to_on, excluded.closed_to_on);
-  return opened;
+  return costs.close_usage_at(organization, date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC'));
 end $$;
 --> statement-breakpoint
 -- managed: function costs.roll_up_usage_day()
@@ -1552,9 +1563,10 @@ returns table (day_on date, events bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
-  closed date;
-  rolled date;
+  closed timestamptz;
+  rolled timestamptz;
   day date;
+  day_end timestamptz;
 begin
   
   if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
@@ -1566,22 +1578,23 @@ begin
       detail = 'plinth.isolation';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('plinth.usage_daily ' || organization::text, 0));
-  select r.closed_to_on, r.rolled_to_on into closed, rolled
+  select r.closed_at, r.rolled_at into closed, rolled
     from "costs"."usage_roll_ups" r where r.organization_id = organization;
   if not found then
     return;
   end if;
   day := least(
     (select min(s.day_on) from "costs"."usage_stale_days" s
-      where s.organization_id = organization and s.day_on < closed),
+      where s.organization_id = organization and s.day_on < (((closed) + interval '24 hours' - interval '1 ms') at time zone 'UTC')::date),
     (select ((min(e.occurred_at)) at time zone 'UTC')::date from "costs"."usage_events" e
-      where e.organization_id = organization and e.occurred_at < (closed)::timestamp at time zone 'UTC'
-        and e.occurred_at >= coalesce((rolled)::timestamp at time zone 'UTC', '-infinity')));
+      where e.organization_id = organization and e.occurred_at < closed
+        and e.occurred_at >= coalesce(rolled, '-infinity')));
   if day is null then
-    update "costs"."usage_roll_ups" r set rolled_to_on = closed
-      where r.organization_id = organization and r.rolled_to_on is distinct from closed;
+    update "costs"."usage_roll_ups" r set rolled_at = closed
+      where r.organization_id = organization and r.rolled_at is distinct from closed;
     return;
   end if;
+  day_end := least((day + 1)::timestamp at time zone 'UTC', closed);
   delete from "costs"."usage_stale_days" s where s.organization_id = organization and s.day_on = day;
   delete from "costs"."usage_daily" d where d.organization_id = organization and d.day_on = day;
   return query
@@ -1598,7 +1611,7 @@ begin
         sum(e.requests), coalesce(sum(e.cost_nanos), 0)
       from "costs"."usage_events" e
       where e.organization_id = organization
-        and e.occurred_at >= (day)::timestamp at time zone 'UTC' and e.occurred_at < (day + 1)::timestamp at time zone 'UTC'
+        and e.occurred_at >= (day)::timestamp at time zone 'UTC' and e.occurred_at < day_end
       -- What is huge is a row of its own, so that no sum leaves bigint.
       group by e.user_id, e.project_id, e.provider, e.model, e.endpoint,
         case when greatest(abs(e.cost_nanos), e.input_tokens, e.output_tokens, e.embedding_tokens, e.images,
@@ -1606,8 +1619,8 @@ begin
       returning d.events
     )
     select day, coalesce(sum(l.events), 0)::bigint from lines l;
-  update "costs"."usage_roll_ups" r set rolled_to_on = day + 1
-    where r.organization_id = organization and (r.rolled_to_on is null or r.rolled_to_on <= day);
+  update "costs"."usage_roll_ups" r set rolled_at = day_end
+    where r.organization_id = organization and (r.rolled_at is null or r.rolled_at < day_end);
 end $$;
 --> statement-breakpoint
 -- managed: function costs.due_ledgers(uuid, integer)
@@ -1615,7 +1628,7 @@ create or replace function costs.due_ledgers(after_organization uuid, max_rows i
 returns table (organization_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  opened date := ((clock_timestamp() - interval '5 minutes') at time zone 'UTC')::date;
+  closing timestamptz := date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC');
 begin
   -- Scalar subqueries, which stay probes of an index: a join might read whole ledgers.
   return query
@@ -1623,10 +1636,10 @@ begin
     left join "costs"."usage_roll_ups" r on r.organization_id = o.id
     where o.archived_at is null and (after_organization is null or o.id > after_organization)
       and coalesce(
-        (select true from "costs"."usage_stale_days" s where s.organization_id = o.id and s.day_on < opened limit 1),
+        (select true from "costs"."usage_stale_days" s where s.organization_id = o.id
+          and s.day_on < (((closing) + interval '24 hours' - interval '1 ms') at time zone 'UTC')::date limit 1),
         (select true from "costs"."usage_events" e where e.organization_id = o.id
-          and e.occurred_at >= coalesce((r.rolled_to_on)::timestamp at time zone 'UTC', '-infinity')
-          and e.occurred_at < (opened)::timestamp at time zone 'UTC' limit 1))
+          and e.occurred_at >= coalesce(r.rolled_at, '-infinity') and e.occurred_at < closing limit 1))
     order by o.id limit max_rows;
 end $$;
 --> statement-breakpoint
@@ -1647,7 +1660,9 @@ declare
   by_project boolean := key = 'project';
   by_model boolean := key = 'model';
   by_endpoint boolean := key = 'endpoint';
-  from_on date := ((from_at + interval '1 day' - interval '1 ms') at time zone 'UTC')::date;
+  from_on date := (((from_at) + interval '24 hours' - interval '1 ms') at time zone 'UTC')::date;
+  -- Until when the days from there on are rolled up, within the stretch.
+  rolled timestamptz;
   to_on date;
   live date[];
   boundary timestamp;
@@ -1668,8 +1683,9 @@ begin
     end if;
   end if;
   if period is distinct from 'hour' and (period is distinct from 'day' or time_zone = 'UTC') then
-    select least(r.rolled_to_on, ((to_at) at time zone 'UTC')::date) into to_on
-      from "costs"."usage_roll_ups" r where r.organization_id = organization and r.rolled_to_on is not null;
+    select case when r.rolled_at <= to_at then r.rolled_at else date_trunc('day', to_at, 'UTC') end into rolled
+      from "costs"."usage_roll_ups" r where r.organization_id = organization and r.rolled_at is not null;
+    to_on := (((rolled) + interval '24 hours' - interval '1 ms') at time zone 'UTC')::date;
   end if;
   if to_on is null or to_on <= from_on then
     gaps := array[from_at, to_at];
@@ -1681,11 +1697,11 @@ begin
       boundary := date_trunc('month', (greatest(from_on, (
         select min(d.day_on) from "costs"."usage_daily" d where d.organization_id = organization)))::timestamp at time zone 'UTC' at time zone time_zone);
       while boundary <= to_on + 1 loop
-        live := live || array(select d.day::date
-          from generate_series(boundary::date - 2, boundary::date + 1, interval '1 day') d (day)
+        live := live || array(select d.day
+          from (select boundary::date + n from generate_series(-2, 1) n) d (day)
           where d.day >= from_on and d.day < to_on and d.day <> all (live)
-            and date_trunc('month', d.day at time zone 'UTC', time_zone)
-              <> date_trunc('month', (d.day + interval '1 day' - interval '1 ms') at time zone 'UTC', time_zone));
+            and date_trunc('month', (d.day)::timestamp at time zone 'UTC', time_zone)
+              <> date_trunc('month', (d.day + 1)::timestamp at time zone 'UTC' - interval '1 ms', time_zone));
         boundary := boundary + interval '1 month';
       end loop;
     end if;
@@ -1712,9 +1728,9 @@ begin
     where t.organization_id = organization and t.day_on >= from_on and t.day_on < to_on
       and t.day_on <> all (live) and t.user_id = only_user group by 1, 2, 3, 4, 5, 6;
     end if;
-    gaps := array[from_at, (from_on)::timestamp at time zone 'UTC', (to_on)::timestamp at time zone 'UTC', to_at]
+    gaps := array[from_at, (from_on)::timestamp at time zone 'UTC', rolled, to_at]
       || array(select b.bound from unnest(live) l (day)
-        cross join lateral (values ((l.day)::timestamp at time zone 'UTC'), ((l.day + 1)::timestamp at time zone 'UTC')) b (bound));
+        cross join lateral (values ((l.day)::timestamp at time zone 'UTC'), (least((l.day + 1)::timestamp at time zone 'UTC', rolled))) b (bound));
   end if;
   for place in 1..cardinality(gaps) by 2 loop
     gap_from := gaps[place];
@@ -1754,11 +1770,11 @@ revoke execute on function costs.usage_sums(timestamptz, timestamptz, uuid, text
 -- managed: grant costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text) to plinth_app
 grant execute on function costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text) to plinth_app;
 --> statement-breakpoint
--- managed: grant costs.close_usage_days()
-revoke execute on function costs.close_usage_days() from public;
+-- managed: grant costs.close_usage()
+revoke execute on function costs.close_usage() from public;
 --> statement-breakpoint
--- managed: grant costs.close_usage_days() to plinth_app
-grant execute on function costs.close_usage_days() to plinth_app;
+-- managed: grant costs.close_usage() to plinth_app
+grant execute on function costs.close_usage() to plinth_app;
 --> statement-breakpoint
 -- managed: grant costs.roll_up_usage_day()
 revoke execute on function costs.roll_up_usage_day() from public;

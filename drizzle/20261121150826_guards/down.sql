@@ -70,8 +70,11 @@ drop function if exists costs.due_ledgers(uuid, integer);
 -- managed: function costs.roll_up_usage_day()
 drop function if exists costs.roll_up_usage_day();
 --> statement-breakpoint
--- managed: function costs.close_usage_days()
-drop function if exists costs.close_usage_days();
+-- managed: function costs.close_usage()
+drop function if exists costs.close_usage();
+--> statement-breakpoint
+-- managed: function costs.close_usage_at(uuid, timestamptz)
+drop function if exists costs.close_usage_at(uuid, timestamptz);
 --> statement-breakpoint
 -- managed: function costs.organizations_due(text, uuid, integer)
 drop function if exists costs.organizations_due(text, uuid, integer);
