@@ -50,6 +50,21 @@ export function checkText(
 export const keptText = (text: string, max: number): string =>
   text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed()
 
+// Both are in an index, at up to 3 bytes a UTF-16 code unit of the 2,704 that an entry may have.
+export const MAX_PROVIDER = 100
+export const MAX_MODEL = 300
+
+/**
+ * Checks the provider of a model. It has no slash: models may, and the first slash of a budget's subject,
+ * `provider/model`, is where the model begins.
+ */
+export function checkProvider(argument: string, value: unknown): asserts value is string {
+  checkText(argument, value, { max: MAX_PROVIDER })
+  if (value.includes('/')) {
+    throw new ValidationError(argument, 'contains a slash, which only the name of a model may')
+  }
+}
+
 /** Checks an email address. It is kept as given; whether anyone reads it, only a delivery shows. */
 export function checkEmail(argument: string, value: unknown): asserts value is string {
   checkText(argument, value, { max: 320 })

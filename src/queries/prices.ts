@@ -8,8 +8,11 @@ import {
   checkInteger,
   checkLimit,
   checkOneOf,
+  checkProvider,
   checkText,
   checkUuid,
+  MAX_MODEL,
+  MAX_PROVIDER,
 } from '../validation.ts'
 import { CATALOGUE_SOURCE } from './catalogue.ts'
 
@@ -20,12 +23,9 @@ export {
   type ImportPricesOptions,
   importPrices,
 } from './catalogue.ts'
+export { MAX_MODEL, MAX_PROVIDER }
 
 const MAX_PAGE = 500
-
-// Both are in an index, at up to 3 bytes a UTF-16 code unit of the 2,704 that an entry may have.
-export const MAX_PROVIDER = 100
-export const MAX_MODEL = 300
 
 /** What a call used. What is absent was not used. */
 export interface UsageCounts {
@@ -221,7 +221,7 @@ export interface CreatePriceOptions {
  * instant. What was recorded before keeps its cost.
  *
  * @throws {ConstraintError} `model_prices_validity_excl` if there is a price at some time of it already.
- * @throws {ValidationError}
+ * @throws {ValidationError} also for a provider with a slash.
  */
 export async function createPrice(
   db: Database,
@@ -236,7 +236,7 @@ export async function createPrice(
     source = 'manual',
   }: CreatePriceOptions,
 ): Promise<ModelPrice> {
-  checkText('provider', provider, { max: MAX_PROVIDER })
+  checkProvider('provider', provider)
   checkText('model', model, { max: MAX_MODEL })
   checkOneOf('unit', unit, priceUnit.enumValues)
   checkInteger('tierFrom', tierFrom)

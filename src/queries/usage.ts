@@ -13,6 +13,7 @@ import {
   checkLimit,
   checkList,
   checkOneOf,
+  checkProvider,
   checkText,
   checkUuid,
 } from '../validation.ts'
@@ -34,6 +35,7 @@ const MAX_PAGE = 500
 const MAX_USAGES = 1_000
 
 export interface RecordUsageOptions extends UsageCounts {
+  /** As it is called in `costs.model_prices`: without a slash. */
   provider: string
   /** As it is called in `costs.model_prices`. */
   model: string
@@ -157,7 +159,7 @@ export function checkUsage(argument: string, usage: RecordUsageOptions): Checked
   return checkItem(argument, usage, () => {
     const { provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs } = usage
     const { userId, projectId, runId, occurredAt, costNanos, status, estimateNanos } = usage
-    checkText('provider', provider, { max: MAX_PROVIDER })
+    checkProvider('provider', provider)
     checkText('model', model, { max: MAX_MODEL })
     checkText('operation', operation, { max: 100 })
     if (endpoint != null) checkText('endpoint', endpoint, { max: 500 })
