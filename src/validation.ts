@@ -203,6 +203,18 @@ export function checkItem<T>(argument: string, item: unknown, check: () => T): T
   }
 }
 
+/** Checks where the page of a list by time begins: after the last line of the one before. */
+export const checkAfter = (after: { occurredAt: Date; id: string }): void =>
+  checkItem('after', after, () => {
+    checkInstant('occurredAt', after.occurredAt)
+    checkUuid('id', after.id)
+  })
+
+/** Checks what is to be called. */
+export function checkFunction(argument: string, value: unknown): void {
+  if (typeof value !== 'function') throw new ValidationError(argument, 'must be a function')
+}
+
 /** The largest number that halfvec holds, and half of the smallest, which it rounds to 0. */
 const HALF_MAX = 65_504
 const HALF_TINY = 2 ** -25

@@ -6,7 +6,9 @@ import {
   checkBigint,
   checkInstant,
   checkInteger,
+  checkItem,
   checkLimit,
+  checkList,
   checkOneOf,
   checkProvider,
   checkText,
@@ -124,6 +126,8 @@ export function priceUsage(
   prices: readonly ApplicablePrice[],
   { at = new Date(), ...usage }: UsageCounts & { at?: Date },
 ): PricedUsage {
+  checkList('prices', prices, { max: 100_000 })
+  for (const price of prices) checkItem('prices', price, () => checkPrice(price))
   checkInstant('at', at)
   const counts = checkCounts(usage)
   const { inputTokens, outputTokens, cacheReadTokens, cacheWriteTokens, reasoningTokens } = counts
@@ -163,6 +167,13 @@ export function priceUsage(
   checkBigint('cost', costNanos)
   const priceIds = [...new Set(lines.map(({ priceId }) => priceId))]
   return { status: 'priced', costNanos, priceIds, lines }
+}
+
+function checkPrice({ validFrom, validTo, tierFrom, nanosPerMillion }: ApplicablePrice) {
+  checkInstant('validFrom', validFrom)
+  if (validTo !== null) checkInstant('validTo', validTo)
+  checkInteger('tierFrom', tierFrom)
+  checkBigint('nanosPerMillion', nanosPerMillion)
 }
 
 /** What a call will use at most. */

@@ -5,6 +5,7 @@ import { uuidV7 } from '../schema/columns.ts'
 import { type UsageEvent, type UsageStatus, usageEvents, usageKeys } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
 import {
+  checkAfter,
   checkBigint,
   checkInstant,
   checkInteger,
@@ -246,10 +247,7 @@ export async function listUsage(
   if (userId !== undefined) checkUuid('userId', userId)
   if (provider !== undefined) checkText('provider', provider, { max: MAX_PROVIDER })
   if (model !== undefined) checkText('model', model, { max: MAX_MODEL })
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, MAX_PAGE)
   const events = usageEvents
   return run(
