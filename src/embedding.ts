@@ -14,8 +14,9 @@ export interface EmbeddingModel {
   }>
 }
 
-/** The provider as prices have it: `openai` of the `openai.embedding` that the AI SDK says. */
-export const pricedProvider = (provider: string): string => provider.split('.')[0] || provider
+/** The provider as prices have it: `openai` of the `openai.embedding` that the AI SDK says, and without a slash. */
+export const pricedProvider = (provider: string): string =>
+  (provider.split('.')[0] || provider).replaceAll('/', '_')
 
 export interface Embedded {
   /** In the order of the texts. */

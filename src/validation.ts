@@ -50,6 +50,21 @@ export function checkText(
 export const keptText = (text: string, max: number): string =>
   text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed()
 
+// Both are in an index, at up to 3 bytes a UTF-16 code unit of the 2,704 that an entry may have.
+export const MAX_PROVIDER = 100
+export const MAX_MODEL = 300
+
+/**
+ * Checks the provider of a model. It has no slash: models may, and the first slash of a budget's subject,
+ * `provider/model`, is where the model begins.
+ */
+export function checkProvider(argument: string, value: unknown): asserts value is string {
+  checkText(argument, value, { max: MAX_PROVIDER })
+  if (value.includes('/')) {
+    throw new ValidationError(argument, 'contains a slash, which only the name of a model may')
+  }
+}
+
 /** Checks an email address. It is kept as given; whether anyone reads it, only a delivery shows. */
 export function checkEmail(argument: string, value: unknown): asserts value is string {
   checkText(argument, value, { max: 320 })
@@ -186,6 +201,18 @@ export function checkItem<T>(argument: string, item: unknown, check: () => T): T
     if (!(error instanceof ValidationError)) throw error
     throw new ValidationError(`${argument}.${error.argument}`, error.problem)
   }
+}
+
+/** Checks where the page of a list by time begins: after the last line of the one before. */
+export const checkAfter = (after: { occurredAt: Date; id: string }): void =>
+  checkItem('after', after, () => {
+    checkInstant('occurredAt', after.occurredAt)
+    checkUuid('id', after.id)
+  })
+
+/** Checks what is to be called. */
+export function checkFunction(argument: string, value: unknown): void {
+  if (typeof value !== 'function') throw new ValidationError(argument, 'must be a function')
 }
 
 /** The largest number that halfvec holds, and half of the smallest, which it rounds to 0. */

@@ -1,6 +1,6 @@
 import { MockEmbeddingModelV3 } from 'ai/test'
 import { expect, test } from 'vitest'
-import { type EmbeddingModel, embedTexts, hashingModel } from '../src/embedding.ts'
+import { type EmbeddingModel, embedTexts, hashingModel, pricedProvider } from '../src/embedding.ts'
 import { ValidationError } from '../src/errors.ts'
 
 const dot = (a: number[], b: number[]) => a.reduce((sum, x, at) => sum + x * (b[at] ?? 0), 0)
@@ -36,6 +36,12 @@ test('a model of the AI SDK is called as it wants to be, batch by batch', async 
 
   expect(embedded).toEqual({ embeddings: [[1], [2], [3]], tokens: 9, calls: 2 })
   expect(batches).toEqual([['a', 'bb'], ['ccc']])
+})
+
+test('prices know a provider by its first word, and without a slash', () => {
+  expect(['openai.embedding', 'openai', 'my/own.embedding', '.x'].map(pricedProvider)).toEqual([
+    ...['openai', 'openai', 'my_own', '.x'],
+  ])
 })
 
 test('a model that answers with too few vectors is refused', async () => {

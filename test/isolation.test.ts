@@ -457,9 +457,9 @@ describe('functions', () => {
   const SETTLED = ['identity.lock_owners(uuid)']
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
-  /** Those that answer of the row that they have made, or nothing: see the tests of guards, of budgets and reservations. */
+  /** Those that answer of the row that they have made, or nothing: see the tests of guards, of budgets and reservations, and of deliveries. */
   const GUARDS =
-    /^ops\.|^costs\.((change|open|charge)_budgets?|current_window|reserve|raise_missed_alerts|\w+_reservations?)\(/
+    /^ops\.|^activity\.enqueue_delivery\(|^costs\.((change|open|charge)_budgets?|current_window|reserve|raise_missed_alerts|\w+_reservations?)\(/
   const steady = (found: Record<string, string[]>) =>
     Object.fromEntries(
       Object.entries(found).filter(

@@ -5,6 +5,7 @@ import { ValidationError } from '../errors.ts'
 import { type RecordUsageOptions, recordUsages } from '../queries/usage.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { asService, inTenant, type Scope, type Tenant } from '../tenant.ts'
+import { checkProvider } from '../validation.ts'
 
 /** How many calls wait for a ledger that refuses them; an older one is given up then. */
 const MAX_WAITING = 1_000
@@ -28,6 +29,8 @@ export interface MeterOptions
   onLedgerError?: (error: unknown, waiting: number) => void
 }
 
+const quarter = (text: string) => Math.ceil(text.length / 4)
+
 /** What records calls, and keeps those that the ledger did not take. */
 export interface Meter {
   /** Records what waits. Rejects if the ledger does not take it. */
@@ -49,7 +52,7 @@ export function meteredModel<Model extends EmbeddingModel>(
   model: Model,
   options: MeterOptions,
 ): MeteredModel<Model> {
-  const { countTokens = (text) => Math.ceil(text.length / 4) } = options
+  const { countTokens = quarter } = options
   const { record, flush } = openMeter(options)
   const doEmbed: EmbeddingModel['doEmbed'] = async (call) => {
     const started = performance.now()
@@ -98,6 +101,7 @@ function openMeter({
   metadata,
   onLedgerError,
 }: MeterOptions) {
+  if (provider !== undefined) checkProvider('provider', provider)
   let waiting: RecordUsageOptions[] = []
   let last: Promise<void> = Promise.resolve()
 
@@ -165,47 +169,98 @@ interface GenerationUsage {
   outputTokens: { total: number | undefined; reasoning: number | undefined }
 }
 
-const countsOf = ({ inputTokens, outputTokens }: GenerationUsage) => ({
-  inputTokens: countOf(inputTokens.total) ?? 0,
-  cacheReadTokens: countOf(inputTokens.cacheRead) ?? 0,
-  cacheWriteTokens: countOf(inputTokens.cacheWrite) ?? 0,
-  outputTokens: countOf(outputTokens.total) ?? 0,
-  reasoningTokens: countOf(outputTokens.reasoning) ?? 0,
-  // A provider that says nothing has not given it away.
-  ...(countOf(inputTokens.total) === undefined && { status: 'estimated' as const }),
-})
+/** What a generation was given and has made, where it is text; images and other files are not counted. */
+interface GenerationTexts {
+  input: readonly string[]
+  output: readonly string[]
+}
+
+function countsOf(
+  { inputTokens, outputTokens }: GenerationUsage,
+  { input, output }: GenerationTexts,
+  countTokens: (text: string) => number,
+) {
+  const [cacheReadTokens, cacheWriteTokens, reasoningTokens] = [
+    countOf(inputTokens.cacheRead) ?? 0,
+    countOf(inputTokens.cacheWrite) ?? 0,
+    countOf(outputTokens.reasoning) ?? 0,
+  ]
+  const [inputTotal, outputTotal] = [countOf(inputTokens.total), countOf(outputTokens.total)]
+  // A provider that says nothing has not given it away. Of what it says in part, the whole is no less.
+  const estimate = (texts: readonly string[], part: number) =>
+    Math.max(
+      part,
+      texts.reduce((sum, text) => sum + countTokens(text), 0),
+    )
+  return {
+    inputTokens: inputTotal ?? estimate(input, cacheReadTokens + cacheWriteTokens),
+    outputTokens: outputTotal ?? estimate(output, reasoningTokens),
+    ...{ cacheReadTokens, cacheWriteTokens, reasoningTokens },
+    ...((inputTotal === undefined || outputTotal === undefined) && {
+      status: 'estimated' as const,
+    }),
+  }
+}
+
+/** The texts of a message's content: what is said, thought, and given to tools or by them. */
+const textsOf = (content: string | readonly object[]): string[] =>
+  typeof content === 'string' ? [content] : content.flatMap(textsOfPart)
+
+function textsOfPart(part: object): string[] {
+  if ('text' in part) return [asText(part.text)]
+  if ('input' in part) return [asText(part.input)]
+  const output = 'output' in part ? part.output : undefined
+  if (typeof output !== 'object' || output === null || !('value' in output)) return []
+  const { value } = output
+  // Of several parts, files may be among them.
+  const isContent = 'type' in output && output.type === 'content' && Array.isArray(value)
+  return isContent ? value.flatMap(textsOfPart) : [asText(value)]
+}
+
+const asText = (value: unknown): string =>
+  typeof value === 'string' ? value : (JSON.stringify(value) ?? '')
 
 /**
  * Middleware for `wrapLanguageModel` that puts each generation on record: input, output, cached and
  * reasoning tokens, latency, cost. Of a stream when it ends; one that is given up before says no usage.
+ * Input and output that the provider does not count are estimated from their texts, by `countTokens`.
  *
  * As with `meteredModel`, a ledger that fails costs no answer.
  */
 export function usageMiddleware(options: MeterOptions): LanguageModelMiddleware & Meter {
   const { record, flush } = openMeter(options)
-  const operation = options.operation ?? 'chat'
+  const { operation = 'chat', countTokens = quarter } = options
+  const said = (prompt: readonly { content: string | readonly object[] }[]) =>
+    prompt.flatMap(({ content }) => textsOf(content))
   return {
     specificationVersion: 'v3',
     flush,
-    wrapGenerate: async ({ doGenerate, model }) => {
+    wrapGenerate: async ({ doGenerate, model, params }) => {
       const started = performance.now()
       const result = await doGenerate()
       const latencyMs = Math.round(performance.now() - started)
-      await record(model, { operation, latencyMs, ...countsOf(result.usage) })
+      const texts = { input: said(params.prompt), output: textsOf(result.content) }
+      await record(model, { operation, latencyMs, ...countsOf(result.usage, texts, countTokens) })
       return result
     },
-    wrapStream: async ({ doStream, model }) => {
+    wrapStream: async ({ doStream, model, params }) => {
       const started = performance.now()
       const { stream, ...rest } = await doStream()
       let usage: GenerationUsage | undefined
+      let text = ''
+      const calls: object[] = []
       const metered = new TransformStream<StreamPart, StreamPart>({
         transform: (part, controller) => {
           if (part.type === 'finish') usage = part.usage
+          else if (part.type === 'text-delta' || part.type === 'reasoning-delta') text += part.delta
+          else if (part.type === 'tool-call') calls.push(part)
           controller.enqueue(part)
         },
         flush: async () => {
           const latencyMs = Math.round(performance.now() - started)
-          if (usage) await record(model, { operation, latencyMs, ...countsOf(usage) })
+          if (!usage) return
+          const texts = { input: said(params.prompt), output: [text, ...textsOf(calls)] }
+          await record(model, { operation, latencyMs, ...countsOf(usage, texts, countTokens) })
         },
       })
       return { stream: stream.pipeThrough(metered), ...rest }

@@ -7,6 +7,7 @@ import { type ActivityLog, activityLogs } from '../schema/activity.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import type { Tenant } from '../tenant.ts'
 import {
+  checkAfter,
   checkInstant,
   checkIp,
   checkItem,
@@ -185,16 +186,13 @@ export async function listActivity(
 ): Promise<ActivityLog[]> {
   if (actorId !== undefined) checkUuid('actorId', actorId)
   if (resource !== undefined) {
-    checkText('resource.type', resource.type, { max: MAX_RESOURCE_TYPE })
+    checkText('resource.type', resource?.type, { max: MAX_RESOURCE_TYPE })
     if (resource.id !== undefined) checkText('resource.id', resource.id, { max: MAX_RESOURCE_ID })
   }
   if (action !== undefined) checkText('action', action, { max: MAX_ACTION })
   if (since !== undefined) checkInstant('since', since)
   if (until !== undefined) checkInstant('until', until)
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, MAX_PAGE)
 
   const logs = activityLogs

@@ -1,8 +1,15 @@
-import { and, desc, eq, lt } from 'drizzle-orm'
+import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import { only, run } from '../database.ts'
 import { type ContextItem, type ContextLog, contextLogs } from '../schema/ai.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInteger, checkJson, checkLimit, checkText, checkUuid } from '../validation.ts'
+import {
+  checkInteger,
+  checkJson,
+  checkLimit,
+  checkList,
+  checkText,
+  checkUuid,
+} from '../validation.ts'
 
 const MAX_TOKENS = 10_000_000
 
@@ -20,12 +27,16 @@ export async function recordContext(
   { db, organizationId, userId }: Tenant,
   { items, budgetTokens, totalTokens, query, model }: ContextLogEntry,
 ): Promise<string> {
+  checkList('items', items, { max: 10_000 })
+  const parts = items.map((item, at) => checkJson(`items[${at}]`, item))
   checkJson('items', { items })
   checkInteger('budgetTokens', budgetTokens, { max: MAX_TOKENS })
   checkInteger('totalTokens', totalTokens, { max: budgetTokens })
   if (query !== undefined) checkText('query', query, { max: 10_000 })
   if (model !== undefined) checkText('model', model, { max: 200 })
-  const entry = { items: [...items], budgetTokens, totalTokens, query, model }
+  // As text: a driver would make an array of Postgres of the first item's type.
+  const json = sql`${`[${parts.join()}]`}::text::jsonb`
+  const entry = { items: json, budgetTokens, totalTokens, query, model }
   const { id } = only(
     await run(
       db

@@ -8,6 +8,7 @@ import { redactText } from '../redaction.ts'
 import { type AuthLog, authLogs } from '../schema/activity.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
+  checkAfter,
   checkEmail,
   checkInstant,
   checkInteger,
@@ -183,10 +184,7 @@ export async function listAuthLogs(
   const address = ip === undefined ? undefined : readAddress(ip)
   if (since !== undefined) checkInstant('since', since)
   if (until !== undefined) checkInstant('until', until)
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, MAX_PAGE)
   return run(
     db

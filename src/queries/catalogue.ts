@@ -4,7 +4,16 @@ import { type Database, mapErrors, rowsOf, run } from '../database.ts'
 import { ValidationError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type ModelPrice, modelPrices, type PriceUnit, priceUnit } from '../schema/costs.ts'
-import { checkInstant, checkList, checkText } from '../validation.ts'
+import {
+  checkBigint,
+  checkInstant,
+  checkInteger,
+  checkItem,
+  checkList,
+  checkProvider,
+  checkText,
+  MAX_MODEL,
+} from '../validation.ts'
 
 /** The source of the prices that `importPrices` writes, and of no others. */
 export const CATALOGUE_SOURCE = 'genai-prices'
@@ -55,7 +64,7 @@ export interface ImportedPrices {
  * Importers take turns, in one transaction.
  *
  * @throws {ConstraintError} `model_prices_validity_excl` against a price created at the same time; run it again.
- * @throws {ValidationError} also for a provider that the catalogue does not have.
+ * @throws {ValidationError} also for a provider that the catalogue does not have, and for one with a slash.
  */
 export async function importPrices(
   db: Database,
@@ -107,8 +116,17 @@ async function chooseProviders(
   if (providers !== undefined) {
     checkList('providers', providers, { min: 1, max: 100 })
     providers.forEach((id, index) => {
-      checkText(`providers[${index}]`, id, { max: 100 })
+      checkProvider(`providers[${index}]`, id)
     })
+  }
+  if (catalogue !== undefined) {
+    checkList('catalogue', catalogue, { max: 10_000 })
+    for (const [index, provider] of catalogue.entries()) {
+      checkItem(`catalogue[${index}]`, provider, () => {
+        checkProvider('id', provider.id)
+        checkList('models', provider.models, { max: 100_000 })
+      })
+    }
   }
   // What waitForUpdate answers is the package's own data, unless the process has had it updated.
   const all = catalogue ?? (await (await import('@pydantic/genai-prices')).waitForUpdate()) ?? []
@@ -154,11 +172,20 @@ const modelKey = ({ provider, model }: Pick<PriceKey, 'provider' | 'model'>) =>
 const priceKey = ({ provider, model, unit, tierFrom }: PriceKey) =>
   JSON.stringify([provider, model, unit, tierFrom])
 
-/** Reads the prices that the table can express. */
+/** Reads the prices that the table can express. @throws {ValidationError} for a model that is none. */
 function readCatalogue(providers: readonly CatalogueProvider[]): Catalogue {
   const read: Catalogue = { timelines: new Map(), models: new Set(), skipped: 0 }
   for (const { id: provider, models } of providers) {
-    for (const model of models) readModel(read, provider, model)
+    for (const [index, model] of models.entries()) {
+      checkItem(`catalogue of ${provider}: models[${index}]`, model, () => {
+        checkText('id', model.id, { max: MAX_MODEL })
+        try {
+          readModel(read, provider, model)
+        } catch {
+          throw new ValidationError('prices', 'are not as @pydantic/genai-prices has them')
+        }
+      })
+    }
   }
   return read
 }
@@ -222,6 +249,8 @@ function readUnits(model: string, prices: PricesByKey): { units: UnitPrice[]; un
     for (const tier of [{ start: 0, price: base }, ...tiers]) {
       // Floats, but of few digits: rounding gives back the decimal that was meant.
       const nanosPerMillion = BigInt(Math.round(tier.price * known.scale))
+      checkInteger('start', tier.start)
+      checkBigint('price', nanosPerMillion)
       const row = { unit: known.unit, tierFrom: tier.start, nanosPerMillion }
       units.push(row)
       if (known.unit === 'input' && embeds) units.push({ ...row, unit: 'embedding' })

@@ -4,7 +4,7 @@ import { type EmbeddingModel, embedTexts } from '../embedding.ts'
 import { ValidationError } from '../errors.ts'
 import { type Space, searches } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInteger, checkList, checkText, checkUuid } from '../validation.ts'
+import { checkInteger, checkItem, checkList, checkText, checkUuid } from '../validation.ts'
 import type { SearchFilters } from './filters.ts'
 import { type SearchMatch, search } from './search.ts'
 
@@ -70,8 +70,9 @@ export async function compareSpaces(
 ): Promise<SpaceComparison> {
   const { k = 10, filters = {}, signal } = options
   checkInteger('k', k, { min: 1, max: 200 })
-  checkCompared('old', options.old)
-  checkCompared('new', options.new)
+  for (const name of ['old', 'new'] as const) {
+    checkItem(name, options[name], () => checkCompared(options[name]))
+  }
   if (options.queries !== undefined) {
     checkList('queries', options.queries, { max: MAX_QUERIES })
     for (const [at, query] of options.queries.entries()) {
@@ -107,11 +108,13 @@ export async function compareSpaces(
   }
 }
 
-function checkCompared(argument: 'old' | 'new', { space, model }: ComparedSpace) {
-  checkUuid(`${argument}.space.id`, space?.id)
+function checkCompared({ space, model }: ComparedSpace) {
+  checkUuid('space.id', space?.id)
+  checkText('space.provider', space.provider)
+  checkText('space.model', space.model)
   if (model?.provider !== space.provider || model.modelId !== space.model) {
     throw new ValidationError(
-      `${argument}.model`,
+      'model',
       `is ${model?.provider}/${model?.modelId}, and the space is for ${space.provider}/${space.model}`,
     )
   }

@@ -3,7 +3,7 @@ import { rowsOf } from '../database.ts'
 import type { ContextItem } from '../schema/ai.ts'
 import { chunks } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInteger, checkItem, checkLimit, checkList } from '../validation.ts'
+import { checkFunction, checkInteger, checkItem, checkLimit, checkList } from '../validation.ts'
 import { recordContext } from './ai.ts'
 import type { SearchFilters } from './filters.ts'
 import { type SearchMatch, type SearchOptions, search } from './search.ts'
@@ -107,7 +107,8 @@ export async function assembleContext(
   return { ...assembled, logId: await recordContext(tenant, entry) }
 }
 
-function checkOptions({ budgetTokens, sources, neighbours }: AssembleContextOptions) {
+function checkOptions({ budgetTokens, sources, neighbours, countTokens }: AssembleContextOptions) {
+  if (countTokens !== undefined) checkFunction('countTokens', countTokens)
   checkInteger('budgetTokens', budgetTokens, { min: 1, max: MAX_BUDGET })
   if (neighbours !== undefined) checkInteger('neighbours', neighbours, { max: 5 })
   if (sources === undefined) return

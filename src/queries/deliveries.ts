@@ -12,8 +12,10 @@ import { uuidV7 } from '../schema/columns.ts'
 import type { Tenant } from '../tenant.ts'
 import {
   checkInstant,
+  checkItem,
   checkJson,
   checkLimit,
+  checkList,
   checkOneOf,
   checkText,
   checkUuid,
@@ -96,6 +98,13 @@ export function checkContent({
 }: DeliveryContent) {
   checkText('provider', provider, { max: 100 })
   checkText('event', event, { max: 200 })
+  if (redaction !== undefined) {
+    checkItem('redaction', redaction, () => {
+      const { names = [] } = redaction
+      checkList('names', names)
+      for (const name of names) checkText('names', name, { max: 200 })
+    })
+  }
   const json = (argument: string, value: unknown) =>
     sql`${redactJson(checkJson(argument, value), redaction)}::text::jsonb`
   return { provider, event, payload: json('payload', payload), headers: json('headers', headers) }

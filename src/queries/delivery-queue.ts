@@ -1,5 +1,5 @@
 import { and, eq, sql } from 'drizzle-orm'
-import { type Database, rowsOf, run } from '../database.ts'
+import { type Database, only, rowsOf, run } from '../database.ts'
 import { NotFoundError, ValidationError } from '../errors.ts'
 import { redactText } from '../redaction.ts'
 import { deliveryStatus, type WebhookDelivery, webhookDeliveries } from '../schema/activity.ts'
@@ -45,41 +45,28 @@ export interface EnqueueDeliveryOptions extends DeliveryContent {
 }
 
 /**
- * Adds a webhook to those that are to go out, in the transaction of what it tells of. Returns its id: also
- * of one that was not added, as there is one of its `eventId`.
+ * Adds a webhook to those that are to go out, in the transaction of what it tells of. Returns its id, or that of
+ * the one that is there of its `eventId`, which stays as it is: also to those who may not read the queue.
  *
  * It goes out as it is kept, so without secrets: see `redact`. Send a link to what the receiver has to ask for.
  *
  * @throws {ForbiddenError} for viewers. @throws {ValidationError}
  */
 export async function enqueueDelivery(
-  { db, organizationId }: Tenant,
+  { db }: Tenant,
   { url, eventId, notBefore, maxAttempts = MAX_ATTEMPTS, ...content }: EnqueueDeliveryOptions,
 ): Promise<string> {
   checkUrl('url', url)
   if (eventId !== undefined) checkText('eventId', eventId, { max: 255 })
   if (notBefore !== undefined) checkInstant('notBefore', notBefore)
   checkInteger('maxAttempts', maxAttempts, { min: 1, max: 100 })
-  const kept = checkContent(content)
-  const id = uuidV7()
-  // Neither RETURNING nor a conflict target: either would need the right to read the queue.
-  await run(
-    db
-      .insert(webhookDeliveries)
-      .values({
-        ...kept,
-        ...{
-          organizationId,
-          id,
-          direction: 'outgoing',
-          status: 'pending',
-          url,
-          eventId,
-          maxAttempts,
-        },
-        nextAttemptAt: notBefore ?? sql`clock_timestamp()`,
-      })
-      .onConflictDoNothing(),
+  const { provider, event, payload, headers } = checkContent(content)
+  const { id } = only(
+    await rowsOf<{ id: string }>(
+      db,
+      sql`select activity.enqueue_delivery(${uuidV7()}, ${provider}, ${event}, ${eventId ?? null}, ${url},
+        ${payload}, ${headers}, ${maxAttempts}, ${notBefore?.toISOString() ?? null}) as id`,
+    ),
   )
   return id
 }
@@ -236,7 +223,7 @@ export async function settleDelivery(
 
 /**
  * Makes a webhook that is dead, or waits for its next attempt, due at once, with all its attempts again. One
- * that is under a claim is left to it.
+ * that is under a claim is left to it, until that has run out: then its worker comes too late.
  *
  * @throws {NotFoundError} for one that is unknown, delivered or being sent. @throws {ValidationError}
  */
@@ -248,14 +235,19 @@ export async function retryDelivery(
   const d = webhookDeliveries
   const [retried] = await run(
     db
+      .with(clockOf(db))
       .update(d)
-      .set({ status: 'pending', attempts: 0, nextAttemptAt: sql`now()`, settledAt: null })
+      .set({
+        ...{ status: 'pending', attempts: 0, leaseId: null, settledAt: null },
+        ...{ nextAttemptAt: SEEN, updatedAt: SEEN },
+      })
       .where(
         and(
           eq(d.organizationId, organizationId),
           eq(d.id, id),
           eq(d.direction, 'outgoing'),
-          sql`(${d.status} = 'dead' or (${d.status} = 'pending' and ${d.leaseId} is null))`,
+          sql`(${d.status} = 'dead' or (${d.status} = 'pending'
+            and (${d.leaseId} is null or ${d.nextAttemptAt} <= ${SEEN})))`,
         ),
       )
       .returning(),

@@ -13,7 +13,9 @@ import {
 } from '../schema/activity.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import {
+  checkAfter,
   checkInstant,
+  checkItem,
   checkJson,
   checkLimit,
   checkOneOf,
@@ -67,6 +69,9 @@ export async function recordError(
   { level = 'error', error, context = {}, organizationId, userId, requestId, ...given }: ErrorEntry,
 ): Promise<RecordedError> {
   checkOneOf('level', level, errorLevel.enumValues)
+  for (const name of ['stack', 'code'] as const) {
+    if (typeof (given[name] ?? '') !== 'string') throw new ValidationError(name, 'must be a string')
+  }
   const { message, stack, code } = readError(error, given)
   const json = redactJson(checkJson('context', context))
   if (organizationId != null) checkUuid('organizationId', organizationId)
@@ -163,8 +168,10 @@ export async function listErrorGroups(
   checkOneOf('state', state, ['open', 'resolved', 'all'])
   checkInstant('since', since)
   if (after !== undefined) {
-    checkInstant('after.lastSeenAt', after.lastSeenAt)
-    checkUuid('after.id', after.id)
+    checkItem('after', after, () => {
+      checkInstant('lastSeenAt', after.lastSeenAt)
+      checkUuid('id', after.id)
+    })
   }
   checkLimit(limit, MAX_PAGE)
   const groups = errorGroups
@@ -253,10 +260,7 @@ export async function listErrors(
   if (userId !== undefined) checkUuid('userId', userId)
   if (since !== undefined) checkInstant('since', since)
   if (until !== undefined) checkInstant('until', until)
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, MAX_PAGE)
   const logs = errorLogs
   return run(

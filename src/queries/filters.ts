@@ -41,7 +41,7 @@ export function checkFilters({
   if (until !== undefined) checkInstant('until', until)
   if (metadata !== undefined) metadataPath(metadata)
   if (except !== undefined) {
-    checkText('except.sourceType', except.sourceType)
+    checkText('except.sourceType', except?.sourceType)
     checkText('except.sourceId', except.sourceId)
   }
 }

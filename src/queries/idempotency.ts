@@ -6,7 +6,7 @@ import { ConnectionError, TimeoutError, TransactionError, ValidationError } from
 import { IdempotencyError } from '../guard-errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type Tenancy, type Tenant, withTenant } from '../tenant.ts'
-import { checkInteger, checkJsonValue, checkText, checkUuid } from '../validation.ts'
+import { checkFunction, checkInteger, checkJsonValue, checkText, checkUuid } from '../validation.ts'
 import { askUntil, isTransaction, keepLease, LEASE_BOUNDS, MAX_WAIT_MS } from './leases.ts'
 
 /** A key while its work is done. */
@@ -71,6 +71,7 @@ export async function idempotently<T>(
 ): Promise<Idempotent<T>> {
   const { key, request, leaseMs = 60_000, retentionMs = 86_400_000, waitMs = 0 } = options
   const { maxResponseBytes = 65_536 } = options
+  checkFunction('work', work)
   checkText('key', key, { max: 200 })
   checkInteger('leaseMs', leaseMs, LEASE_BOUNDS)
   checkInteger('retentionMs', retentionMs, { min: 1, max: YEAR_MS })

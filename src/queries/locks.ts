@@ -3,7 +3,7 @@ import { type Database, only, rowsOf } from '../database.ts'
 import { TransactionError, ValidationError } from '../errors.ts'
 import { LockHeldError, LockLostError } from '../guard-errors.ts'
 import { type Tenancy, withTenant } from '../tenant.ts'
-import { checkInteger, checkText } from '../validation.ts'
+import { checkFunction, checkInteger, checkText } from '../validation.ts'
 import { askUntil, isTransaction, keepLease, LEASE_BOUNDS, MAX_WAIT_MS } from './leases.ts'
 
 /** Where a lock is: with whom it acts for, in the organization; on a database alone, of the platform. */
@@ -173,6 +173,7 @@ export async function withLock<T>(
   { name, leaseMs = 30_000, waitMs = 0, holder }: WithLockOptions,
   work: (lock: HeldLock) => Promise<T>,
 ): Promise<T> {
+  checkFunction('work', work)
   checkAcquire({ name, leaseMs, holder })
   checkInteger('waitMs', waitMs, { max: MAX_WAIT_MS })
   let since = performance.now()

@@ -5,7 +5,14 @@ import { KeyRingError, NotFoundError } from '../errors.ts'
 import type { KeyRing } from '../key-ring.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { oauthTokens } from '../schema/identity.ts'
-import { checkInstant, checkLimit, checkList, checkText, checkUuid } from '../validation.ts'
+import {
+  checkFunction,
+  checkInstant,
+  checkLimit,
+  checkList,
+  checkText,
+  checkUuid,
+} from '../validation.ts'
 
 const MAX_PAGE = 500
 const MAX_TOKEN = 20_000
@@ -56,6 +63,7 @@ export async function sealToken(
   ring: KeyRing,
   { accessToken, refreshToken, scopes = [], expiresAt = null, ...owner }: SealTokenOptions,
 ): Promise<OauthToken> {
+  checkFunction('ring.seal', ring?.seal)
   checkOwner(owner)
   checkText('accessToken', accessToken, { max: MAX_TOKEN })
   if (refreshToken != null) checkText('refreshToken', refreshToken, { max: MAX_TOKEN })
@@ -138,6 +146,7 @@ export async function openToken(
   ring: KeyRing,
   owner: TokenOwner,
 ): Promise<OpenedToken> {
+  checkFunction('ring.open', ring?.open)
   checkOwner(owner)
   const { provider, account } = owner
   const [found] = await run(
@@ -183,6 +192,7 @@ export async function rotateTokens(
   ring: KeyRing,
   { limit = 10_000 }: RotateTokensOptions = {},
 ): Promise<RotatedTokens> {
+  checkFunction('ring.seal', ring?.seal)
   checkLimit(limit, 100_000)
   const failures: RotatedTokens['failures'] = []
   let rotated = 0

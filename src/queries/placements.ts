@@ -4,7 +4,16 @@ import { uuidV7 } from '../schema/columns.ts'
 import { vectorHash } from '../schema/offloading.ts'
 import { embeddings, type Namespace, placements } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInteger, checkLimit, checkList, checkText, checkUuid } from '../validation.ts'
+import {
+  checkInteger,
+  checkItem,
+  checkLimit,
+  checkList,
+  checkNumber,
+  checkOneOf,
+  checkText,
+  checkUuid,
+} from '../validation.ts'
 
 /** How many vectors one statement looks at. */
 const PAGE = 5_000
@@ -170,7 +179,7 @@ export async function claimPlacements(
   { db, organizationId }: Tenant,
   { namespace, limit, leaseMs }: ClaimPlacementsOptions,
 ): Promise<ClaimedPlacement[]> {
-  checkUuid('namespace.id', namespace.id)
+  checkUuid('namespace.id', namespace?.id)
   checkUuid('namespace.spaceId', namespace.spaceId)
   checkLimit(limit, MAX_BATCH)
   checkInteger('leaseMs', leaseMs, { min: 1, max: 86_400_000 })
@@ -232,8 +241,7 @@ export async function settlePlacements(
   checkUuid('leaseId', leaseId)
   checkList('outcomes', outcomes, { max: MAX_BATCH })
   for (const [at, one] of outcomes.entries()) {
-    checkUuid(`outcomes[${at}].chunkId`, one.chunkId)
-    if (one.outcome === 'failed') checkText(`outcomes[${at}].error`, one.error, { min: 0 })
+    checkItem(`outcomes[${at}]`, one, () => checkOutcome(one))
   }
   const deleted = outcomes.filter(({ outcome }) => outcome === 'deleted')
   if (deleted.length > 0) {
@@ -264,6 +272,15 @@ export async function settlePlacements(
       where p.organization_id = ${organizationId} and p.namespace_id = ${namespaceId}
         and p.lease_id = ${leaseId} and p.chunk_id = o."chunkId"`,
   )
+}
+
+function checkOutcome(one: PlacementOutcome) {
+  checkUuid('chunkId', one.chunkId)
+  checkOneOf('outcome', one.outcome, ['synced', 'deleted', 'failed', 'released'])
+  if (one.outcome === 'synced') checkText('hash', one.hash, { max: 200 })
+  if (one.outcome !== 'failed') return
+  checkText('error', one.error, { min: 0 })
+  checkNumber('retryMs', one.retryMs, { min: 0, max: 1e12 })
 }
 
 /** A placement that is in order, and what the other engine must have of it. */

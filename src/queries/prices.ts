@@ -6,10 +6,15 @@ import {
   checkBigint,
   checkInstant,
   checkInteger,
+  checkItem,
   checkLimit,
+  checkList,
   checkOneOf,
+  checkProvider,
   checkText,
   checkUuid,
+  MAX_MODEL,
+  MAX_PROVIDER,
 } from '../validation.ts'
 import { CATALOGUE_SOURCE } from './catalogue.ts'
 
@@ -20,12 +25,9 @@ export {
   type ImportPricesOptions,
   importPrices,
 } from './catalogue.ts'
+export { MAX_MODEL, MAX_PROVIDER }
 
 const MAX_PAGE = 500
-
-// Both are in an index, at up to 3 bytes a UTF-16 code unit of the 2,704 that an entry may have.
-export const MAX_PROVIDER = 100
-export const MAX_MODEL = 300
 
 /** What a call used. What is absent was not used. */
 export interface UsageCounts {
@@ -124,6 +126,8 @@ export function priceUsage(
   prices: readonly ApplicablePrice[],
   { at = new Date(), ...usage }: UsageCounts & { at?: Date },
 ): PricedUsage {
+  checkList('prices', prices, { max: 100_000 })
+  for (const price of prices) checkItem('prices', price, () => checkPrice(price))
   checkInstant('at', at)
   const counts = checkCounts(usage)
   const { inputTokens, outputTokens, cacheReadTokens, cacheWriteTokens, reasoningTokens } = counts
@@ -163,6 +167,13 @@ export function priceUsage(
   checkBigint('cost', costNanos)
   const priceIds = [...new Set(lines.map(({ priceId }) => priceId))]
   return { status: 'priced', costNanos, priceIds, lines }
+}
+
+function checkPrice({ validFrom, validTo, tierFrom, nanosPerMillion }: ApplicablePrice) {
+  checkInstant('validFrom', validFrom)
+  if (validTo !== null) checkInstant('validTo', validTo)
+  checkInteger('tierFrom', tierFrom)
+  checkBigint('nanosPerMillion', nanosPerMillion)
 }
 
 /** What a call will use at most. */
@@ -221,7 +232,7 @@ export interface CreatePriceOptions {
  * instant. What was recorded before keeps its cost.
  *
  * @throws {ConstraintError} `model_prices_validity_excl` if there is a price at some time of it already.
- * @throws {ValidationError}
+ * @throws {ValidationError} also for a provider with a slash.
  */
 export async function createPrice(
   db: Database,
@@ -236,7 +247,7 @@ export async function createPrice(
     source = 'manual',
   }: CreatePriceOptions,
 ): Promise<ModelPrice> {
-  checkText('provider', provider, { max: MAX_PROVIDER })
+  checkProvider('provider', provider)
   checkText('model', model, { max: MAX_MODEL })
   checkOneOf('unit', unit, priceUnit.enumValues)
   checkInteger('tierFrom', tierFrom)

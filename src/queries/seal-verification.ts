@@ -50,7 +50,7 @@ export interface VerifyActivityOptions {
   since?: Date
   /** A seal that was verified before: those up to it are not looked at. */
   checkpoint?: ActivityHead
-  /** A seal that was seen before: it has to be in the chain. */
+  /** A seal that was seen before: it has to be in the chain, also where it is none of those that are looked at. */
   expectedHead?: ActivityHead
   /** How late lines may honestly be recorded, in milliseconds; a day unless said. */
   lateMs?: number
@@ -66,7 +66,8 @@ export interface VerifyActivityOptions {
  * Whoever may rewrite the whole database may rewrite the chain too, with all its hashes: that is found by an
  * `expectedHead` alone, which was kept elsewhere.
  *
- * @throws {ForbiddenError} unless the scope is an admin's or a service's. @throws {ValidationError}
+ * @throws {ForbiddenError} unless the scope is an admin's or a service's.
+ * @throws {ValidationError} also for an `expectedHead` before the `checkpoint` whose seal was deleted.
  * @throws the signal's reason.
  */
 export async function verifyActivity(
@@ -90,6 +91,10 @@ export async function verifyActivity(
   const ofSeal = (kind: ActivityProblemKind, seal: number): ActivityProblem => ({
     ...{ kind, seal, occurredAt: undefined, id: undefined },
   })
+  if (expectedHead !== undefined && checkpoint && expectedHead.sequence <= checkpoint.sequence) {
+    const seal = await withTenant(tenancy, (tenant) => sealAt(tenant, expectedHead, checkpoint))
+    if (isOther(seal, expectedHead)) note([ofSeal('chain', seal.sequence)])
+  }
   let completeAt: number | null = null
   for (;;) {
     signal?.throwIfAborted()
@@ -139,6 +144,21 @@ function checkHead(argument: string, head: ActivityHead): void {
 
 const isOther = (seal: ActivityHead, expected: ActivityHead | undefined) =>
   expected !== undefined && expected.sequence === seal.sequence && expected.hash !== seal.hash
+
+/** The seal at the place of an expected one, at the checkpoint or before it. */
+async function sealAt(tenant: Tenant, { sequence }: ActivityHead, checkpoint: ActivityHead) {
+  await checkAdmin(tenant)
+  if (sequence === checkpoint.sequence) return checkpoint
+  const { db, organizationId } = tenant
+  const [seal] = await rowsOf<{ hash: string }>(
+    db,
+    sql`select encode(s.hash, 'hex') as hash from ${activitySeals} s
+      where s.organization_id = ${organizationId} and s.sequence = ${sequence}`,
+  )
+  if (seal) return { sequence, hash: seal.hash }
+  const problem = 'is before checkpoint, where its seal is not any more; expect a later one'
+  throw new ValidationError('expectedHead', problem)
+}
 
 interface ReadSeal extends ActivityHead {
   previousHash: string | null

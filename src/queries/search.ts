@@ -187,7 +187,8 @@ export async function search(tenant: Tenant, options: SearchOptions): Promise<Se
 
 /** The two arms, their fusion, and the chunks, as one statement. It has a row even if nothing is found. */
 function searchQuery(tenant: Tenant, options: SearchOptions, mode: SearchMode): SQL {
-  const { limit = 10, weights = {}, recency, snippets = false, explain = false } = options
+  const { limit = 10, weights = {}, recency, snippets = false } = options
+  const explain = options.explain === true
   const diversity = mode === 'text' ? 0 : (options.diversity ?? 0)
   // Numbers that were checked stand in the text: a plan that knows them is as good as one for each call.
   const rows = sql.raw(String(limit))
@@ -340,6 +341,7 @@ function checkSearch(options: SearchOptions): SearchMode {
   if (embedding !== undefined) {
     if (!space) throw new ValidationError('space', 'must say whose vector the embedding is')
     checkUuid('space.id', space.id)
+    checkInteger('space.dimensions', space.dimensions)
     checkOneOf('space.distance', space.distance, spaceDistance.enumValues)
     checkVector('embedding', embedding, space.dimensions)
   }
@@ -374,13 +376,16 @@ function checkSearch(options: SearchOptions): SearchMode {
 }
 
 function checkRanking({ weights, diversity, recency }: SearchOptions) {
-  for (const name of ['vector', 'text'] as const) {
-    const weight = weights?.[name]
-    if (weight !== undefined) checkNumber(`weights.${name}`, weight, { min: 0, max: 1_000 })
+  if (weights !== undefined) {
+    checkItem('weights', weights, () => {
+      const { vector = 1, text = 1 } = weights
+      checkNumber('vector', vector, { min: 0, max: 1_000 })
+      checkNumber('text', text, { min: 0, max: 1_000 })
+    })
   }
   if (diversity !== undefined) checkNumber('diversity', diversity, { min: 0, max: 1 })
   if (recency === undefined) return
-  checkNumber('recency.halfLifeDays', recency.halfLifeDays, { min: 0.001, max: 100_000 })
+  checkNumber('recency.halfLifeDays', recency?.halfLifeDays, { min: 0.001, max: 100_000 })
   if (recency.weight !== undefined)
     checkNumber('recency.weight', recency.weight, { min: 0, max: 1 })
 }

@@ -2,7 +2,7 @@ import { and, eq, sql } from 'drizzle-orm'
 import { isBefore, run } from '../database.ts'
 import { type SearchRecord, searches } from '../schema/search.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInstant, checkLimit, checkUuid } from '../validation.ts'
+import { checkAfter, checkInstant, checkLimit } from '../validation.ts'
 
 export type NewSearch = Omit<typeof searches.$inferInsert, 'organizationId' | 'userId'>
 
@@ -28,10 +28,7 @@ export async function listSearches(
   { since, after, limit = 50 }: ListSearchesOptions = {},
 ): Promise<SearchRecord[]> {
   if (since !== undefined) checkInstant('since', since)
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, 500)
   return run(
     db

@@ -26,7 +26,7 @@ export async function similarTo(
 ): Promise<SearchResult> {
   const source = { sourceType, sourceId }
   checkSource(source)
-  checkUuid('space.id', space.id)
+  checkUuid('space.id', space?.id)
   const [row] = await rowsOf<{ mean: string | null }>(
     tenant.db,
     sql`select public.avg(e.embedding)::text as mean from ${chunks} c

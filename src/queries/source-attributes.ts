@@ -9,7 +9,14 @@ import {
 } from '../schema/search.ts'
 import type { SplitOptions } from '../splitting.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkInstant, checkJson, checkOneOf, checkText, checkUuid } from '../validation.ts'
+import {
+  checkFunction,
+  checkInstant,
+  checkJson,
+  checkOneOf,
+  checkText,
+  checkUuid,
+} from '../validation.ts'
 
 /** Of a source, in characters. */
 export const MAX_TEXT = 5_000_000
@@ -48,6 +55,7 @@ export interface IndexSourceOptions extends Source, SplitOptions {
 
 /** Checks all that `indexSource` is given but the sizes, which are the splitter's. */
 export function checkOptions({ model, space, ...options }: IndexSourceOptions) {
+  if (options.countTokens !== undefined) checkFunction('countTokens', options.countTokens)
   checkSource(options)
   checkText('text', options.text, { min: 0, max: MAX_TEXT })
   if (options.ownerId != null) checkUuid('ownerId', options.ownerId)

@@ -5,6 +5,7 @@ import { uuidV7 } from '../schema/columns.ts'
 import { type UsageEvent, type UsageStatus, usageEvents, usageKeys } from '../schema/costs.ts'
 import type { Tenant } from '../tenant.ts'
 import {
+  checkAfter,
   checkBigint,
   checkInstant,
   checkInteger,
@@ -13,6 +14,7 @@ import {
   checkLimit,
   checkList,
   checkOneOf,
+  checkProvider,
   checkText,
   checkUuid,
 } from '../validation.ts'
@@ -34,6 +36,7 @@ const MAX_PAGE = 500
 const MAX_USAGES = 1_000
 
 export interface RecordUsageOptions extends UsageCounts {
+  /** As it is called in `costs.model_prices`: without a slash. */
   provider: string
   /** As it is called in `costs.model_prices`. */
   model: string
@@ -158,7 +161,7 @@ export function checkUsage(argument: string, usage: RecordUsageOptions): Checked
   return checkItem(argument, usage, () => {
     const { provider, model, operation, endpoint, idempotencyKey, metadata, latencyMs } = usage
     const { userId, projectId, runId, occurredAt, costNanos, status, estimateNanos } = usage
-    checkText('provider', provider, { max: MAX_PROVIDER })
+    checkProvider('provider', provider)
     checkText('model', model, { max: MAX_MODEL })
     checkText('operation', operation, { max: 100 })
     if (endpoint != null) checkText('endpoint', endpoint, { max: 500 })
@@ -245,10 +248,7 @@ export async function listUsage(
   if (userId !== undefined) checkUuid('userId', userId)
   if (provider !== undefined) checkText('provider', provider, { max: MAX_PROVIDER })
   if (model !== undefined) checkText('model', model, { max: MAX_MODEL })
-  if (after !== undefined) {
-    checkInstant('after.occurredAt', after.occurredAt)
-    checkUuid('after.id', after.id)
-  }
+  if (after !== undefined) checkAfter(after)
   checkLimit(limit, MAX_PAGE)
   const events = usageEvents
   return run(

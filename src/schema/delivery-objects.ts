@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm'
 import { webhookDeliveries } from './activity.ts'
 import { organizations } from './identity.ts'
 import { managedExecute, managedFunction } from './managed.ts'
+import { isContributor, scopedOrganization } from './policies.ts'
 
 const signature = 'activity.due_organizations(uuid, integer)'
 
@@ -36,5 +37,48 @@ begin
 end $$`,
 )
 
+const enqueue = `activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone)`
+
+/**
+ * Adds a webhook that is to go out. Returns its id, or that of the one that has its event: whoever may add to the
+ * queue may know that much of it, and read none of it.
+ */
+const enqueueDelivery = managedFunction(
+  enqueue,
+  sql`
+create or replace function activity.enqueue_delivery(new_id uuid, of_provider text, named text, of_event text,
+  target text, content jsonb, head jsonb, max_count integer, not_before timestamp with time zone)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+  found_id uuid;
+begin
+  if organization is null or not coalesce(${isContributor}, false) then
+    raise exception 'a viewer adds no webhook' using errcode = '42501';
+  end if;
+  -- Again where it was purged between the two.
+  loop
+    -- Waits for whoever is adding the same event. At the default isolation the row is seen afterwards.
+    insert into ${webhookDeliveries} as d (organization_id, id, direction, status, provider, event, event_id, url,
+        payload, headers, max_attempts, next_attempt_at)
+      values (organization, new_id, 'outgoing', 'pending', of_provider, named, of_event, target, content, head,
+        max_count, coalesce(not_before, clock_timestamp()))
+      on conflict (organization_id, direction, provider, event_id) where status <> 'rejected' do nothing
+      returning d.id into found_id;
+    exit when found;
+    select d.id into found_id from ${webhookDeliveries} d
+      where d.organization_id = organization and d.direction = 'outgoing' and d.provider = of_provider
+        and d.event_id = of_event and d.status <> 'rejected';
+    exit when found;
+  end loop;
+  return found_id;
+end $$`,
+)
+
 /** In the order in which they are created. */
-export const deliveryObjects = [dueOrganizations, ...managedExecute(signature, 'plinth_platform')]
+export const deliveryObjects = [
+  dueOrganizations,
+  ...managedExecute(signature, 'plinth_platform'),
+  enqueueDelivery,
+  ...managedExecute(enqueue, 'plinth_app'),
+]

@@ -1,10 +1,18 @@
-import { embed, embedMany, generateText, streamText, wrapLanguageModel } from 'ai'
+import {
+  embed,
+  embedMany,
+  generateText,
+  type ModelMessage,
+  streamText,
+  wrapLanguageModel,
+} from 'ai'
 import { MockEmbeddingModelV3, MockLanguageModelV3, simulateReadableStream } from 'ai/test'
 import { describe, expect } from 'vitest'
 import type { Database } from '../../src/database.ts'
 import { type EmbeddingModel, hashingModel } from '../../src/embedding.ts'
 import { ValidationError } from '../../src/errors.ts'
 import { meteredModel, usageMiddleware } from '../../src/integrations/ai-sdk.ts'
+import { createPrice } from '../../src/queries/prices.ts'
 import { search } from '../../src/queries/search.ts'
 import { indexSource } from '../../src/queries/sources.ts'
 import { listUsage } from '../../src/queries/usage.ts'
@@ -27,6 +35,33 @@ const makeModel = (tokens: number | undefined = 7) =>
   })
 
 const usageOf = (db: Database, scope: Scope) => inTenant(db, scope, (tenant) => listUsage(tenant))
+
+type ToolCall = { type: 'tool-call'; toolCallId: string; toolName: string; input: string }
+const delta = (text: string) => ({ type: 'text-delta' as const, id: '1', delta: text })
+
+const asked: ModelMessage = {
+  role: 'assistant',
+  content: [{ type: 'tool-call', toolCallId: '1', toolName: 'look', input: { at: 1 } }],
+}
+const answered: ModelMessage = {
+  role: 'tool',
+  content: [
+    {
+      ...{ type: 'tool-result', toolCallId: '1', toolName: 'look' },
+      output: {
+        type: 'content',
+        value: [
+          { type: 'text', text: 'seen'.repeat(10) },
+          { type: 'image-data', data: 'A'.repeat(4_000), mediaType: 'image/png' },
+        ],
+      },
+    },
+    {
+      ...{ type: 'tool-result', toolCallId: '1', toolName: 'look' },
+      output: { type: 'text', value: 'read'.repeat(10) },
+    },
+  ],
+}
 
 const usage = {
   inputTokens: { total: 100, noCache: 60, cacheRead: 30, cacheWrite: 10 },
@@ -190,6 +225,65 @@ describe('usageMiddleware', () => {
     for await (const part of textStream) text += part
     expect(text).toBe('hi')
     expect(await usageOf(db, scope)).toMatchObject([recorded])
+  })
+
+  test('estimates from the texts what the provider does not count, generated or streamed', async ({
+    db,
+  }) => {
+    const scope = await makeScope(db)
+    await createPrice(db, {
+      ...{ provider: 'test', model: 'silent', unit: 'input', nanosPerMillion: 1_000_000n },
+    })
+    await createPrice(db, {
+      ...{ provider: 'test', model: 'silent', unit: 'output', nanosPerMillion: 1_000_000n },
+    })
+    const silence = {
+      inputTokens: { total: undefined, noCache: undefined, cacheRead: 7, cacheWrite: undefined },
+      outputTokens: { total: undefined, text: undefined, reasoning: undefined },
+    }
+    const toolCall = { type: 'tool-call', toolCallId: '1', toolName: 'look', input: '{"at":1}' }
+    const silent = new MockLanguageModelV3({
+      ...{ provider: 'test.chat', modelId: 'silent' },
+      doGenerate: async () => ({
+        content: [{ type: 'text', text: 'x'.repeat(40) }, toolCall as ToolCall],
+        ...{ finishReason, usage: silence, warnings: [] },
+      }),
+      doStream: async () => ({
+        stream: simulateReadableStream({
+          chunks: [
+            { type: 'text-start', id: '1' },
+            ...Array.from({ length: 40 }, () => delta('x')),
+            { type: 'text-end', id: '1' },
+            toolCall as ToolCall,
+            { type: 'finish', finishReason, usage: silence },
+          ],
+        }),
+      }),
+    })
+    const model = wrapLanguageModel({
+      ...{ model: silent, middleware: usageMiddleware({ ledger: { db, scope } }) },
+    })
+    const ask = { model, system: 's'.repeat(20), prompt: 'p'.repeat(60) }
+
+    await generateText(ask)
+    await streamText(ask).consumeStream()
+    await generateText({ ...ask, system: undefined, prompt: 'p' })
+    await generateText({ model, messages: [asked, answered] })
+    const estimated = { status: 'estimated', inputTokens: 20, outputTokens: 12, costNanos: 32n }
+    expect((await usageOf(db, scope)).toReversed()).toMatchObject([
+      ...[estimated, estimated],
+      // Of which seven were read from a cache, as it does say.
+      { status: 'estimated', inputTokens: 7, cacheReadTokens: 7 },
+      // {"at":1}, 'seen' and 'read', and no image.
+      { status: 'estimated', inputTokens: 2 + 10 + 10 },
+    ])
+  })
+
+  test('refuses a provider that no price can have', async ({ db }) => {
+    const scope = await makeScope(db)
+    const options = { ledger: { db, scope }, provider: 'a/b' }
+    expect(() => usageMiddleware(options)).toThrow(ValidationError)
+    expect(() => meteredModel(makeModel(), options)).toThrow(ValidationError)
   })
 })
 

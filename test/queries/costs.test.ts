@@ -256,6 +256,7 @@ describe('recordUsages', () => {
     const bad: Partial<Record<keyof RecordUsageOptions, unknown>>[] = [
       ...[
         { provider: '' },
+        { provider: 'a/b' },
         { model: 'a\0b' },
         { operation: '\ud800' },
         { endpoint: 'x'.repeat(501) },

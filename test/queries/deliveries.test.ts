@@ -11,7 +11,7 @@ import {
   settleDelivery,
 } from '../../src/queries/delivery-queue.ts'
 import { archiveOrganization } from '../../src/queries/identity.ts'
-import { asService, inTenant, type Tenant } from '../../src/tenant.ts'
+import { asService, inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { makeWebhookDelivery } from '../../src/testing/activity.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { root, test, url } from '../support/database.ts'
@@ -92,6 +92,48 @@ describe('enqueueDelivery', () => {
     expect(listed[0]).toMatchObject({ status: 'pending', payload: { token: '[redacted]', n: 1 } })
   })
 
+  test('gives the id of the row, also to those who may not read it', async ({ db }) => {
+    const scope = await makeScope(db)
+    const [one, other] = [await joinScope(db, scope), await joinScope(db, scope)]
+    const add = (member: Scope, options = {}) =>
+      inTenant(db, member, (tenant) => makeWebhookDelivery(tenant, { eventId: 'e1', ...options }))
+
+    const id = await add(one)
+    expect(await add(one)).toBe(id)
+    expect(await add(other, { payload: { n: 2 } })).toBe(id)
+    const others = [
+      await add(one, { provider: 'another' }),
+      await add(one, { eventId: 'e2' }),
+      await add(one, { eventId: undefined }),
+      await add(one, { eventId: undefined }),
+      await add(await makeScope(db)),
+    ]
+    expect(new Set([id, ...others]).size).toBe(6)
+
+    const listed = await inTenant(db, scope, (tenant) => listDeliveries(tenant))
+    expect(listed.map((row) => row.id).sort()).toEqual([id, ...others.slice(0, 4)].sort())
+    expect(listed.find((row) => row.id === id)).toMatchObject({ payload: {} })
+    expect(await inTenant(db, one, (tenant) => listDeliveries(tenant))).toEqual([])
+  })
+
+  test.skipIf(!url)('gives two who add an event at once the same id', async () => {
+    const scope = await makeScope(root)
+    const member = await joinScope(root, scope)
+    const ids = await Promise.all(
+      Array.from({ length: 20 }, () =>
+        inTenant(root, member, async (tenant) => {
+          const id = await makeWebhookDelivery(tenant, { eventId: 'race' })
+          // Commits while others wait for it.
+          await rowsOf(tenant.db, sql`select pg_sleep(0.02)`)
+          return id
+        }),
+      ),
+    )
+    const listed = await inTenant(root, scope, (tenant) => listDeliveries(tenant))
+    expect(listed).toHaveLength(1)
+    expect(new Set(ids)).toEqual(new Set([listed[0]?.id]))
+  })
+
   test('refuses at the door', async ({ db }) => {
     await serving(db, async (tenant) => {
       for (const wrong of [
@@ -163,6 +205,21 @@ describe('the queue', () => {
       await expect(retryDelivery(tenant, id), 'it is being sent').rejects.toBeInstanceOf(
         NotFoundError,
       )
+    })
+  })
+
+  test('tries again at once what a worker has let run out, who comes too late then', async ({
+    db,
+  }) => {
+    await serving(db, async (tenant) => {
+      const id = await makeWebhookDelivery(tenant)
+      const [claimed] = await claimDeliveries(tenant)
+      await later(tenant, '2 minutes')
+
+      expect(await retryDelivery(tenant, id)).toMatchObject({ attempts: 0, leaseId: null })
+      const late = { id, leaseId: claimed?.leaseId ?? '', outcome: 'failed' } as const
+      expect(await settleDelivery(tenant, late)).toBeUndefined()
+      expect(await claimDeliveries(tenant)).toMatchObject([{ id, attempts: 1 }])
     })
   })
 

@@ -178,6 +178,7 @@ describe('createPrice, closePrice, listPrices', () => {
     const good = { provider: 'test', model: 'm', unit: 'input', nanosPerMillion: 1n } as const
     for (const bad of [
       { provider: '\0' },
+      { provider: 'a/b' },
       { model: '\ud800' },
       { nanosPerMillion: -1n },
       { nanosPerMillion: 2n ** 63n },
@@ -244,6 +245,12 @@ describe('importPrices', () => {
     await expect(importPrices(db, { providers: ['nobody'] })).rejects.toMatchObject({
       argument: 'providers[0]',
     })
+    await expect(
+      importPrices(db, { catalogue: [{ id: 'a/b', models: [] }] }),
+    ).rejects.toMatchObject({ argument: 'catalogue[0].id' })
+    await expect(
+      importPrices(db, { catalogue: of({ input_mtok: Number.NaN }) }),
+    ).rejects.toMatchObject({ argument: 'catalogue of acme: models[0].prices' })
   })
 
   test('keeps past prices, tiers and other units as what they are', async ({ db }) => {

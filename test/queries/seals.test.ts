@@ -347,6 +347,34 @@ describe('verifyActivity finds', () => {
     expect(await kinds(scope, { expectedHead: head })).toEqual([['chain', undefined, 3]])
   })
 
+  test('an expected seal that is not the one at its place, at the checkpoint and before it', async () => {
+    const { scope, head } = await makeSealedLog()
+    const [first, second] = (
+      await behind(
+        sql`select sequence::integer, encode(hash, 'hex') as hash from activity.seals
+          where organization_id = ${scope.organizationId} order by sequence`,
+      )
+    ).map(({ sequence, hash }) => ({ sequence: Number(sequence), hash: String(hash) }))
+    const other = (seal = head) => ({ ...seal, hash: '0'.repeat(64) })
+
+    for (const expectedHead of [first, second]) {
+      expect(await verify(scope, { checkpoint: second, expectedHead })).toMatchObject({ ok: true })
+      expect(await kinds(scope, { checkpoint: second, expectedHead: other(expectedHead) })).toEqual(
+        [['chain', undefined, expectedHead?.sequence]],
+      )
+    }
+    expect(await kinds(scope, { checkpoint: head, expectedHead: other() })).toEqual([
+      ['chain', undefined, 3],
+    ])
+
+    // Which of the two happened, retention or somebody, nothing here can say.
+    await behind(sql`delete from activity.sealed_rows where ${isSeal(scope, 1)}`)
+    await behind(sql`delete from activity.seals where ${isSeal(scope, 1)}`)
+    await expect(
+      verify(scope, { checkpoint: second, expectedHead: first, since: hoursAgo(5.5) }),
+    ).rejects.toMatchObject({ name: 'ValidationError', argument: 'expectedHead' })
+  })
+
   test('digests whose seal is gone', async () => {
     const { scope } = await makeSealedLog()
     await owner.transaction(async (tx) => {
