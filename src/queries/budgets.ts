@@ -19,6 +19,7 @@ import type { Tenant } from '../tenant.ts'
 import {
   checkBigint,
   checkInteger,
+  checkItem,
   checkLimit,
   checkList,
   checkOneOf,
@@ -296,8 +297,10 @@ export async function budgetStatus(
   if (budgetId !== undefined) checkUuid('budgetId', budgetId)
   if (userId !== undefined) checkUuid('userId', userId)
   if (after !== undefined) {
-    checkUuid('after.budgetId', after.budgetId)
-    checkText('after.subject', after.subject, { min: 0, max: 400 })
+    checkItem('after', after, () => {
+      checkUuid('budgetId', after.budgetId)
+      checkText('subject', after.subject, { min: 0, max: 400 })
+    })
   }
   checkLimit(limit, MAX_PAGE)
   const rows = await rowsOf<RawRow<BudgetStatus>>(

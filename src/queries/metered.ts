@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { ConnectionError, LockError, TimeoutError } from '../errors.ts'
 import { BudgetExceededError, IdempotencyError, ReservationError } from '../guard-errors.ts'
 import { type Tenancy, withTenant } from '../tenant.ts'
-import { checkText } from '../validation.ts'
+import { checkBigint, checkFunction, checkText } from '../validation.ts'
 import { idempotently } from './idempotency.ts'
 import { keepLease } from './leases.ts'
 import {
@@ -81,11 +81,13 @@ export async function metered<T>(
   { idempotencyKey, waitMs, ...options }: MeteredOptions,
   call: (call: MeteredCall) => Promise<T>,
 ): Promise<Metered<T>> {
+  checkFunction('call', call)
   if (idempotencyKey === undefined) {
     const { value, usage } = settledOf(await run(tenancy, options, call))
     return { value, usage, replayed: false }
   }
   checkText('idempotencyKey', idempotencyKey, { max: 190 })
+  if (options.amountNanos !== undefined) checkBigint('amountNanos', options.amountNanos)
   const key = `metered ${idempotencyKey}`
   let made: Made<T> | undefined
   const { onUnsettled: _, leaseMs, amountNanos, ...request } = options

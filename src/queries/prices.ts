@@ -25,7 +25,6 @@ export {
   type ImportPricesOptions,
   importPrices,
 } from './catalogue.ts'
-export { MAX_MODEL, MAX_PROVIDER }
 
 const MAX_PAGE = 500
 

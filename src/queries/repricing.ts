@@ -4,9 +4,9 @@ import { ForbiddenError } from '../errors.ts'
 import { uuidV7 } from '../schema/columns.ts'
 import { type UsageEvent, usageEvents } from '../schema/costs.ts'
 import { type Tenancy, type Tenant, withTenant } from '../tenant.ts'
-import { checkInstant, checkText } from '../validation.ts'
+import { checkInstant, checkText, MAX_MODEL, MAX_PROVIDER } from '../validation.ts'
 import { insertUsages, OWN_KEYS, openLedger } from './ledger.ts'
-import { MAX_MODEL, MAX_PROVIDER, priceUsage } from './prices.ts'
+import { priceUsage } from './prices.ts'
 
 /** Lines of a transaction. */
 const BATCH = 1_000

@@ -11,19 +11,14 @@ import {
   checkInteger,
   checkLimit,
   checkOneOf,
+  checkProvider,
   checkText,
   checkUuid,
+  MAX_MODEL,
 } from '../validation.ts'
 import { type ExceededBudget, windowFrom } from './charging.ts'
 import { OWN_KEYS } from './ledger.ts'
-import {
-  type CallEstimate,
-  estimateCost,
-  listPrices,
-  MAX_MODEL,
-  MAX_PROVIDER,
-  type UsageCounts,
-} from './prices.ts'
+import { type CallEstimate, estimateCost, listPrices, type UsageCounts } from './prices.ts'
 import { checkUsage, type RecordedUsage, type RecordUsageOptions, writeUsages } from './usage.ts'
 
 const MAX_PAGE = 500
@@ -96,7 +91,7 @@ export async function reserve(
     ...estimate
   }: ReserveOptions,
 ): Promise<ReserveOutcome> {
-  checkText('provider', provider, { max: MAX_PROVIDER })
+  checkProvider('provider', provider)
   checkText('model', model, { max: MAX_MODEL })
   if (userId !== null) checkUuid('userId', userId)
   if (projectId !== null) checkUuid('projectId', projectId)

@@ -17,6 +17,8 @@ import {
   checkProvider,
   checkText,
   checkUuid,
+  MAX_MODEL,
+  MAX_PROVIDER,
 } from '../validation.ts'
 import type { ExceededBudget } from './charging.ts'
 import { insertUsages, type NewUsage, OWN_KEYS, openLedger } from './ledger.ts'
@@ -24,8 +26,6 @@ import {
   type ApplicablePrice,
   checkCounts,
   isCounted,
-  MAX_MODEL,
-  MAX_PROVIDER,
   priceUsage,
   type UsageCounts,
 } from './prices.ts'

@@ -1866,6 +1866,41 @@ revoke execute on function activity.due_organizations(uuid, integer) from public
 -- managed: grant activity.due_organizations(uuid, integer) to plinth_platform
 grant execute on function activity.due_organizations(uuid, integer) to plinth_platform;
 --> statement-breakpoint
+-- managed: function activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone)
+create or replace function activity.enqueue_delivery(new_id uuid, of_provider text, named text, of_event text,
+  target text, content jsonb, head jsonb, max_count integer, not_before timestamp with time zone)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
+  found_id uuid;
+begin
+  if organization is null or not coalesce(current_setting('plinth.role', true) in ('owner', 'admin', 'editor', 'member', 'service'), false) then
+    raise exception 'a viewer adds no webhook' using errcode = '42501';
+  end if;
+  -- Again where it was purged between the two.
+  loop
+    -- Waits for whoever is adding the same event. At the default isolation the row is seen afterwards.
+    insert into "activity"."webhook_deliveries" as d (organization_id, id, direction, status, provider, event, event_id, url,
+        payload, headers, max_attempts, next_attempt_at)
+      values (organization, new_id, 'outgoing', 'pending', of_provider, named, of_event, target, content, head,
+        max_count, coalesce(not_before, clock_timestamp()))
+      on conflict (organization_id, direction, provider, event_id) where status <> 'rejected' do nothing
+      returning d.id into found_id;
+    exit when found;
+    select d.id into found_id from "activity"."webhook_deliveries" d
+      where d.organization_id = organization and d.direction = 'outgoing' and d.provider = of_provider
+        and d.event_id = of_event and d.status <> 'rejected';
+    exit when found;
+  end loop;
+  return found_id;
+end $$;
+--> statement-breakpoint
+-- managed: grant activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone)
+revoke execute on function activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone) from public;
+--> statement-breakpoint
+-- managed: grant activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone) to plinth_app
+grant execute on function activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone) to plinth_app;
+--> statement-breakpoint
 -- managed: function activity.row_digest(activity.activity_logs)
 create or replace function activity.row_digest(line "activity"."activity_logs")
 returns bytea language plpgsql stable set search_path = pg_catalog, pg_temp as $$

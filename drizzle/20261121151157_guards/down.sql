@@ -55,6 +55,9 @@ drop function if exists activity.seal_rows(timestamptz, timestamptz, timestamptz
 -- managed: function activity.row_digest(activity.activity_logs)
 drop function if exists activity.row_digest(activity.activity_logs);
 --> statement-breakpoint
+-- managed: function activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone)
+drop function if exists activity.enqueue_delivery(uuid, text, text, text, text, jsonb, jsonb, integer, timestamp with time zone);
+--> statement-breakpoint
 -- managed: function activity.due_organizations(uuid, integer)
 drop function if exists activity.due_organizations(uuid, integer);
 --> statement-breakpoint
