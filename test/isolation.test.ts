@@ -445,7 +445,6 @@ describe('functions', () => {
     // Counts, of what belongs to no organization, and says that it has.
     'search.count_queries(uuid,integer)',
     // Locks of the organization, and the digest of the line that is passed.
-    'costs.open_ledger()',
     'costs.close_ledger(uuid)',
     'costs.close_usage()',
     'activity.row_digest(activity.activity_logs)',
@@ -453,8 +452,11 @@ describe('functions', () => {
     'costs.roll_up_usage_day()',
     'activity.seal_rows(timestamp with time zone,timestamp with time zone,timestamp with time zone,uuid,integer)',
   ]
-  /** Those that answer of the owners alone, whom a row more does not make one of. */
-  const SETTLED = ['identity.lock_owners(uuid)']
+  /**
+   * Those that answer of the owners alone, whom a row more does not make one of, and of budgets, which a budget for each
+   * user that nobody has spent of is not among.
+   */
+  const SETTLED = ['identity.lock_owners(uuid)', 'costs.budget_status()']
   /** Those that answer of the chunks that they are given: see the search `near` another tenant's. */
   const GIVEN = /^search\.(given|diverse)_chunks/
   /** Those that answer of the row that they have made, or nothing: see the tests of guards, of budgets and reservations, and of deliveries. */
