@@ -279,6 +279,10 @@ describe('a window', () => {
   })
 
   test('counts a call in the hour between two midnights', async ({ db }) => {
+    await rowsOf(
+      db,
+      sql`select partitions.create_months('costs', 'usage_events', '2026-11-01', '2026-11-01')`,
+    )
     const scope = await makeScope(db)
     await updateOrganization(db, { id: scope.organizationId, timeZone: 'America/Havana' })
     await inTenant(db, scope, async (tenant) => {
