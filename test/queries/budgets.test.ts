@@ -294,11 +294,11 @@ describe('a window', () => {
   })
 
   test('counts calls of before and after it in theirs', async ({ db }) => {
-    const scope = await makeScope(db)
     await rowsOf(
       db,
       sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
     )
+    const scope = await makeScope(db)
     const days = (count: number) => new Date(Date.now() - count * 86_400_000)
     await inTenant(db, scope, async (tenant) => {
       await spending(tenant, 1n, days(2))

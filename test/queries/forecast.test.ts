@@ -16,11 +16,11 @@ const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
 
 describe('forecast', () => {
   test('goes on as the last days were, to the end of the month', async ({ db }) => {
-    const scope = await makeScope(db)
     await rowsOf(
       db,
       sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
     )
+    const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       await recordUsages(
         tenant,
