@@ -11,8 +11,8 @@ import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { test } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
-const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
-  recordUsage(tenant, { ...call, operation: 'chat', costNanos, ...(occurredAt && { occurredAt }) })
+const spending = (tenant: Tenant, costNanos: bigint) =>
+  recordUsage(tenant, { ...call, operation: 'chat', costNanos })
 
 describe('forecast', () => {
   test('goes on as the last days were, to the end of the month', async ({ db }) => {
