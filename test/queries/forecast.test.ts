@@ -69,6 +69,21 @@ describe('forecast', () => {
     expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
   })
 
+  test('is of any of many subjects', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id: budgetId } = await makeBudget(tenant, { scope: 'project' })
+      const projects = Array.from({ length: 502 }, () => uuidV7()).sort()
+      await recordUsages(
+        tenant,
+        projects.map((projectId) => ({ ...call, operation: 'chat', costNanos: 1n, projectId })),
+      )
+      const subject = projects.at(-1) as string
+      expect(await forecastBudget(tenant, { budgetId, subject })).toMatchObject({ spentNanos: 1n })
+      await expect(forecastBudget(tenant, { budgetId })).rejects.toThrow(ValidationError)
+    })
+  })
+
   test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
