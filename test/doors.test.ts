@@ -179,7 +179,7 @@ const DOORS: Record<string, Door> = {
   listBudgets: ['scope', { scope: 'model', ...page }],
   budgetStatus: [
     'scope',
-    { budgetId: id, userId: id, after: { budgetId: id, subject: 's' }, limit: 1 },
+    { budgetId: id, subject: 's', userId: id, after: { budgetId: id, subject: 's' }, limit: 1 },
   ],
   budgetDrift: ['scope'],
   listSources: ['scope', { sourceType: 'note', after: 'n', limit: 1 }],

@@ -276,6 +276,8 @@ export interface BudgetStatus {
 
 export interface BudgetStatusOptions {
   budgetId?: string
+  /** A user's or a project's id, or `provider/model`; empty for the organization. */
+  subject?: string
   userId?: string
   /** The last window of the previous page. */
   after?: Pick<BudgetStatus, 'budgetId' | 'subject'>
@@ -292,9 +294,10 @@ export interface BudgetStatusOptions {
  */
 export async function budgetStatus(
   { db }: Tenant,
-  { budgetId, userId, after, limit = 100 }: BudgetStatusOptions = {},
+  { budgetId, subject, userId, after, limit = 100 }: BudgetStatusOptions = {},
 ): Promise<BudgetStatus[]> {
   if (budgetId !== undefined) checkUuid('budgetId', budgetId)
+  if (subject !== undefined) checkText('subject', subject, { min: 0, max: 400 })
   if (userId !== undefined) checkUuid('userId', userId)
   if (after !== undefined) {
     checkItem('after', after, () => {
@@ -314,6 +317,7 @@ export async function budgetStatus(
       from costs.budget_status() s
       where ${and(
         budgetId === undefined ? undefined : sql`s.budget_id = ${budgetId}`,
+        subject === undefined ? undefined : sql`s.subject = ${subject}::text`,
         userId === undefined
           ? undefined
           : sql`s.scope = 'user' and s.subject = ${userId.toLowerCase()}`,

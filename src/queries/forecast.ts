@@ -4,7 +4,7 @@ import { ForbiddenError, NotFoundError, ValidationError } from '../errors.ts'
 import { usageEvents } from '../schema/costs.ts'
 import type { BudgetPeriod, BudgetScope } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
-import { checkOneOf, checkText, checkUuid } from '../validation.ts'
+import { checkOneOf, checkUuid } from '../validation.ts'
 import { budgetStatus } from './budgets.ts'
 
 const HOUR_MS = 3_600_000
@@ -75,12 +75,11 @@ export async function forecastBudget(
   { budgetId, subject }: ForecastBudgetOptions,
 ): Promise<BudgetForecast> {
   checkUuid('budgetId', budgetId)
-  if (subject !== undefined) checkText('subject', subject, { min: 0, max: 400 })
-  const windows = await budgetStatus(tenant, { budgetId, limit: 500 })
-  if (subject === undefined && windows.length > 1) {
-    throw new ValidationError('subject', 'is needed: the budget has a limit for each')
-  }
-  const status = windows.find((one) => subject === undefined || one.subject === subject)
+  const [status, other] = await budgetStatus(tenant, {
+    ...{ budgetId, limit: 2 },
+    ...(subject !== undefined && { subject }),
+  })
+  if (other) throw new ValidationError('subject', 'is needed: the budget has a limit for each')
   if (!status) throw new NotFoundError('budget window', `${budgetId} ${subject ?? ''}`.trim())
   // The pace is that of the lines that the scope sees.
   if (status.scope !== 'user' && !['owner', 'admin', 'service'].includes(await tenant.role)) {

@@ -34,7 +34,7 @@ begin
 end $$`,
 )
 
-/** Waits for the writers of an organization's ledger, and keeps new ones out until the transaction ends. */
+/** Waits for those who write into an organization's ledger or reserve, and keeps others out until the transaction ends. */
 const closeLedger = managedFunction(
   'costs.close_ledger(uuid)',
   sql`

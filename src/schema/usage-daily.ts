@@ -27,8 +27,8 @@ const mayRollUp = sql`
   end if`
 
 /**
- * Closes a ledger at an instant: waits for whoever writes into it. Whoever comes later finds it closed, and marks
- * the days of earlier lines. Returns until when it is closed, which never goes back.
+ * Closes a ledger at an instant: waits for whoever keeps it open. Who writes later finds it closed, and marks the
+ * days of earlier lines. Returns until when it is closed, which never goes back.
  */
 const closeUsageAt = managedFunction(
   'costs.close_usage_at(uuid, timestamptz)',
@@ -185,9 +185,9 @@ const ofGap = sql`
  * What the lines of a stretch of time have cost, by the period and by one of user, project, model and endpoint:
  * several rows of one period and key, which are to be added up. Members see their own lines, admins all.
  *
- * Days that are rolled up, not written into since, and in one period and whole in the stretch, or as far as they are
- * rolled up, are read from there, the rest from the ledger. STABLE, so that all of it is one snapshot, the caller's. By plans that are kept: to
- * plan for every partition takes longer than to read a day.
+ * A day is read from the roll-up if it was not written into since, is in one period, and is in the stretch as far as
+ * it is rolled up; the rest is read from the ledger. STABLE, so that all of it is one snapshot, the caller's. By plans
+ * that are kept: to plan for every partition takes longer than to read a day.
  */
 const usageSums = managedFunction(
   'costs.usage_sums(timestamptz, timestamptz, uuid, text, text, text)',

@@ -432,7 +432,7 @@ describe.skipIf(!url)('with writers beside it', () => {
     const scope = await makeScope(root)
     let [isOpen, report] = [false, Promise.resolve<unknown>(undefined)]
     await asService(root, scope.organizationId, async (tenant) => {
-      // As whoever has begun before midnight.
+      // As whoever has begun before it was closed.
       await rowsOf(tenant.db, sql`select costs.open_ledger()`)
       await rowsOf(
         tenant.db,

@@ -8,8 +8,8 @@ import { makeScope } from '../../src/testing/factories.ts'
 import { test } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
-const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
-  recordUsage(tenant, { ...call, operation: 'chat', costNanos, ...(occurredAt && { occurredAt }) })
+const spending = (tenant: Tenant, costNanos: bigint) =>
+  recordUsage(tenant, { ...call, operation: 'chat', costNanos })
 
 describe('an alert', () => {
   test('is raised when a threshold is reached, and given to one who asks', async ({ db }) => {

@@ -359,6 +359,8 @@ describe.skipIf(!adminUrl)('under load', () => {
         }
       }
       await Promise.all(Array.from({ length: 24 }, worker))
+      // The pool knows by then which of its idle connections were ended.
+      await pause(200)
 
       // What is lost with its connection is not half done, and nothing else goes wrong.
       expect(failures.filter((error) => !(error instanceof ConnectionError)).map(String)).toEqual(

@@ -279,6 +279,10 @@ describe('a window', () => {
   })
 
   test('counts a call in the hour between two midnights', async ({ db }) => {
+    await rowsOf(
+      db,
+      sql`select partitions.create_months('costs', 'usage_events', '2026-11-01', '2026-11-01')`,
+    )
     const scope = await makeScope(db)
     await updateOrganization(db, { id: scope.organizationId, timeZone: 'America/Havana' })
     await inTenant(db, scope, async (tenant) => {
@@ -290,11 +294,11 @@ describe('a window', () => {
   })
 
   test('counts calls of before and after it in theirs', async ({ db }) => {
-    const scope = await makeScope(db)
     await rowsOf(
       db,
       sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
     )
+    const scope = await makeScope(db)
     const days = (count: number) => new Date(Date.now() - count * 86_400_000)
     await inTenant(db, scope, async (tenant) => {
       await spending(tenant, 1n, days(2))

@@ -11,16 +11,16 @@ import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { test } from '../support/database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
-const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
-  recordUsage(tenant, { ...call, operation: 'chat', costNanos, ...(occurredAt && { occurredAt }) })
+const spending = (tenant: Tenant, costNanos: bigint) =>
+  recordUsage(tenant, { ...call, operation: 'chat', costNanos })
 
 describe('forecast', () => {
   test('goes on as the last days were, to the end of the month', async ({ db }) => {
-    const scope = await makeScope(db)
     await rowsOf(
       db,
       sql`select partitions.create_months('costs', 'usage_events', now() - interval '40 days', now())`,
     )
+    const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       await recordUsages(
         tenant,
@@ -41,7 +41,8 @@ describe('forecast', () => {
         forecastNanos: 0n,
       })
 
-      const { id: budgetId } = await makeBudget(tenant, { limitNanos: spentNanos + 12_000n })
+      // One that does not end: of a month there may be less than twelve hours left.
+      const { id: budgetId } = await makeBudget(tenant, { period: 'total', limitNanos: 180_000n })
       const { exhaustsAt } = await forecastBudget(tenant, { budgetId })
       expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeGreaterThan(11 * 3_600_000)
       expect((exhaustsAt?.getTime() ?? 0) - Date.now()).toBeLessThan(13 * 3_600_000)
@@ -66,6 +67,21 @@ describe('forecast', () => {
     expect(await forecasting(boss, all?.id)).toMatchObject({ spentNanos: 20n })
     expect(await forecasting(member, each?.id)).toMatchObject({ spentNanos: 10n })
     expect(await forecasting(boss, each?.id, member.userId)).toMatchObject({ spentNanos: 10n })
+  })
+
+  test('is of any of many subjects', async ({ db }) => {
+    const scope = await makeScope(db)
+    await inTenant(db, scope, async (tenant) => {
+      const { id: budgetId } = await makeBudget(tenant, { scope: 'project' })
+      const projects = Array.from({ length: 502 }, () => uuidV7()).sort()
+      await recordUsages(
+        tenant,
+        projects.map((projectId) => ({ ...call, operation: 'chat', costNanos: 1n, projectId })),
+      )
+      const subject = projects.at(-1) as string
+      expect(await forecastBudget(tenant, { budgetId, subject })).toMatchObject({ spentNanos: 1n })
+      await expect(forecastBudget(tenant, { budgetId })).rejects.toThrow(ValidationError)
+    })
   })
 
   test('knows nothing of what was not spent, and refuses what it does not know', async ({ db }) => {

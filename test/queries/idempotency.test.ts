@@ -228,12 +228,17 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 describe('a holder', () => {
   test('that is at work keeps the key for longer than its lease', async () => {
     const tenancy = { db: root, ...(await makeScope(root)) }
-    const options = keyed({ leaseMs: 300 })
+    const options = keyed({ leaseMs: 1_000 })
+    let enter = () => {}
+    const entered = new Promise<void>((resolve) => {
+      enter = resolve
+    })
     const first = idempotently(tenancy, options, async ({ signal }) => {
-      await pause(900)
+      enter()
+      await pause(2_500)
       return signal.aborted
     })
-    await pause(100)
+    await entered
     const second = idempotently(tenancy, { ...options, waitMs: 10_000 }, async () => 'second')
     expect(await first).toEqual({ value: false, replayed: false })
     expect(await second).toEqual({ value: false, replayed: true })

@@ -33,7 +33,7 @@ describe('reserve', () => {
   test('grants exactly the limit, and says what blocks and when it frees up', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
-      const budget = await makeBudget(tenant, { limitNanos: 30n, period: 'day' })
+      const budget = await makeBudget(tenant, { limitNanos: 30n, period: 'total' })
       const held = [await hold(tenant), await hold(tenant), await hold(tenant, { leaseMs: 60_000 })]
       const refused = await reserve(tenant, { ...call, amountNanos: 10n })
 
@@ -429,11 +429,11 @@ describe('a lease', () => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       await makeBudget(tenant, { limitNanos: 10n })
-      const late = await hold(tenant, { leaseMs: 100 })
+      const late = await hold(tenant, { leaseMs: 600 })
       expect(await reserve(tenant, { ...call, amountNanos: 10n })).toMatchObject({
         ...{ granted: false, freesUpAt: late.leasedUntil },
       })
-      await setTimeout(120)
+      await setTimeout(650)
       const next = await hold(tenant)
 
       expect(await getReservation(tenant, late.id)).toMatchObject({ state: 'expired' })
@@ -450,11 +450,11 @@ describe('a lease', () => {
     await inTenant(db, scope, async (tenant) => {
       await makeBudget(tenant)
       const swept = await hold(tenant, { leaseMs: 100 })
-      const extended = await hold(tenant, { leaseMs: 100 })
+      const extended = await hold(tenant, { leaseMs: 600 })
       const until = await extendReservation(tenant, { id: extended.id, leaseMs: 60_000 })
       expect(until.getTime()).toBeGreaterThan(extended.leasedUntil.getTime() + 50_000)
       expect(await extendReservation(tenant, { id: extended.id, leaseMs: 100 })).toEqual(until)
-      await setTimeout(120)
+      await setTimeout(650)
       expect(await expireReservations(tenant)).toBe(1)
       expect(await expireReservations(tenant)).toBe(0)
       await expect(
