@@ -120,6 +120,7 @@ describe('the floors', () => {
     'ledger → charging',
     'ledger → prices',
     'budgets → charging',
+    'budget-alerts → charging',
     'forecast → budgets',
     'metered → idempotency',
     'metered → leases',

@@ -548,18 +548,24 @@ async function findRaw(name: string, attempt: (values: unknown[]) => Promise<unk
   return raw
 }
 
-test.for(Object.keys(DOORS))('%s answers or refuses whatever comes', async (name, { db }) => {
-  const [where] = DOORS[name] ?? ['nowhere']
-  const door = functions.get(name) ?? (() => {})
-  const within = (outer: Database, work: (tx: Database) => unknown) =>
-    rollback(outer, (tx) => outcome(tx, () => work(tx))).catch((error: unknown) => error)
-  const find = () =>
-    findRaw(name, (values) =>
-      within(db, (tx) => (where === 'nowhere' ? door(...values) : door(tx, ...values))),
-    )
-  const findInScope = async () =>
-    inTenant(db, await makeScope(db), (tenant) =>
-      findRaw(name, (values) => within(tenant.db, (tx) => door({ ...tenant, db: tx }, ...values))),
-    )
-  expect(await (where === 'scope' ? findInScope() : find())).toEqual([])
-})
+test.for(Object.keys(DOORS))(
+  '%s answers or refuses whatever comes',
+  { timeout: 180_000 },
+  async (name, { db }) => {
+    const [where] = DOORS[name] ?? ['nowhere']
+    const door = functions.get(name) ?? (() => {})
+    const within = (outer: Database, work: (tx: Database) => unknown) =>
+      rollback(outer, (tx) => outcome(tx, () => work(tx))).catch((error: unknown) => error)
+    const find = () =>
+      findRaw(name, (values) =>
+        within(db, (tx) => (where === 'nowhere' ? door(...values) : door(tx, ...values))),
+      )
+    const findInScope = async () =>
+      inTenant(db, await makeScope(db), (tenant) =>
+        findRaw(name, (values) =>
+          within(tenant.db, (tx) => door({ ...tenant, db: tx }, ...values)),
+        ),
+      )
+    expect(await (where === 'scope' ? findInScope() : find())).toEqual([])
+  },
+)

@@ -445,7 +445,7 @@ describe('functions', () => {
     // Counts, of what belongs to no organization, and says that it has.
     'search.count_queries(uuid,integer)',
     // Locks of the organization, and the digest of the line that is passed.
-    'costs.close_ledger(uuid)',
+    'costs.close_ledger()',
     'costs.close_usage()',
     'activity.row_digest(activity.activity_logs)',
     // These do what is left to do, which one row of each table does not leave: see their own tests.

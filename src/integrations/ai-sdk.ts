@@ -23,13 +23,29 @@ export interface MeterOptions
   operation?: string
   /** As prices have it; the first word of the model's own unless said: `openai` of `openai.chat`. */
   provider?: string
-  /** Of a text, where the provider does not say how many tokens a call had; a quarter of its characters. */
+  /**
+   * Of a text, where the provider does not say how many tokens a call had; a quarter of its characters unless said,
+   * also where it throws or says no number.
+   */
   countTokens?: (text: string) => number
   /** Told that the ledger did not take calls, or that some were given up. */
   onLedgerError?: (error: unknown, waiting: number) => void
 }
 
-const quarter = (text: string) => Math.ceil(text.length / 4)
+type CountTokens = (text: string) => number
+
+const quarter: CountTokens = (text) => Math.ceil(text.length / 4)
+
+/** Counts as is said, and never throws: an answer is not lost for its tokens. */
+const counterOf =
+  ({ countTokens = quarter }: MeterOptions): CountTokens =>
+  (text) => {
+    try {
+      return countOf(countTokens(text)) ?? quarter(text)
+    } catch {
+      return quarter(text)
+    }
+  }
 
 /** What records calls, and keeps those that the ledger did not take. */
 export interface Meter {
@@ -52,7 +68,7 @@ export function meteredModel<Model extends EmbeddingModel>(
   model: Model,
   options: MeterOptions,
 ): MeteredModel<Model> {
-  const { countTokens = quarter } = options
+  const countTokens = counterOf(options)
   const { record, flush } = openMeter(options)
   const doEmbed: EmbeddingModel['doEmbed'] = async (call) => {
     const started = performance.now()
@@ -171,14 +187,14 @@ interface GenerationUsage {
 
 /** What a generation was given and has made, where it is text; images and other files are not counted. */
 interface GenerationTexts {
-  input: readonly string[]
-  output: readonly string[]
+  input: () => readonly string[]
+  output: () => readonly string[]
 }
 
 function countsOf(
   { inputTokens, outputTokens }: GenerationUsage,
   { input, output }: GenerationTexts,
-  countTokens: (text: string) => number,
+  countTokens: CountTokens,
 ) {
   const [cacheReadTokens, cacheWriteTokens, reasoningTokens] = [
     countOf(inputTokens.cacheRead) ?? 0,
@@ -187,10 +203,10 @@ function countsOf(
   ]
   const [inputTotal, outputTotal] = [countOf(inputTokens.total), countOf(outputTokens.total)]
   // A provider that says nothing has not given it away. Of what it says in part, the whole is no less.
-  const estimate = (texts: readonly string[], part: number) =>
+  const estimate = (texts: () => readonly string[], part: number) =>
     Math.max(
       part,
-      texts.reduce((sum, text) => sum + countTokens(text), 0),
+      texts().reduce((sum, text) => sum + countTokens(text), 0),
     )
   return {
     inputTokens: inputTotal ?? estimate(input, cacheReadTokens + cacheWriteTokens),
@@ -229,7 +245,8 @@ const asText = (value: unknown): string =>
  */
 export function usageMiddleware(options: MeterOptions): LanguageModelMiddleware & Meter {
   const { record, flush } = openMeter(options)
-  const { operation = 'chat', countTokens = quarter } = options
+  const { operation = 'chat' } = options
+  const countTokens = counterOf(options)
   const said = (prompt: readonly { content: string | readonly object[] }[]) =>
     prompt.flatMap(({ content }) => textsOf(content))
   return {
@@ -239,7 +256,7 @@ export function usageMiddleware(options: MeterOptions): LanguageModelMiddleware 
       const started = performance.now()
       const result = await doGenerate()
       const latencyMs = Math.round(performance.now() - started)
-      const texts = { input: said(params.prompt), output: textsOf(result.content) }
+      const texts = { input: () => said(params.prompt), output: () => textsOf(result.content) }
       await record(model, { operation, latencyMs, ...countsOf(result.usage, texts, countTokens) })
       return result
     },
@@ -259,7 +276,10 @@ export function usageMiddleware(options: MeterOptions): LanguageModelMiddleware 
         flush: async () => {
           const latencyMs = Math.round(performance.now() - started)
           if (!usage) return
-          const texts = { input: said(params.prompt), output: [text, ...textsOf(calls)] }
+          const texts = {
+            input: () => said(params.prompt),
+            output: () => [text, ...textsOf(calls)],
+          }
           await record(model, { operation, latencyMs, ...countsOf(usage, texts, countTokens) })
         },
       })

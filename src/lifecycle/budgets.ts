@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm'
 import { type Database, rowsOf } from '../database.ts'
 import { ForbiddenError } from '../errors.ts'
 import { claimBudgetAlerts, type ListedBudgetAlert } from '../queries/budget-alerts.ts'
+import { raiseMissedAlerts } from '../queries/charging.ts'
 import { expireReservations, purgeReservations } from '../queries/reservations.ts'
 import { asService, type Tenant } from '../tenant.ts'
 import { checkInteger } from '../validation.ts'
@@ -75,13 +76,16 @@ export async function drainBudgetAlerts(
     if (alerts.length > 0) await deliver(alerts, tenant)
     return alerts.length
   }
+  const passOver = (error: unknown) => {
+    if (!isGone(error)) failures.push(error)
+    return 0
+  }
   const organizations = await dueOrganizations(db, 'alert')
   for (const organizationId of organizations) {
+    // In a transaction of its own: nobody who would raise the same has to wait for `deliver`.
+    await asService(db, organizationId, raiseMissedAlerts).catch(passOver)
     for (let claimed = PAGE; claimed === PAGE && !signal?.aborted; drained += claimed) {
-      claimed = await asService(db, organizationId, drain).catch((error) => {
-        if (!isGone(error)) failures.push(error)
-        return 0
-      })
+      claimed = await asService(db, organizationId, drain).catch(passOver)
     }
   }
   if (failures.length > 0) throw failures[0]

@@ -1,8 +1,9 @@
 import { and, desc, eq, getColumns, inArray, isNull, lt, sql } from 'drizzle-orm'
-import { rowsOf, run } from '../database.ts'
+import { run } from '../database.ts'
 import { type Budget, type BudgetAlert, budgetAlerts, budgets } from '../schema/costs-budgets.ts'
 import type { Tenant } from '../tenant.ts'
 import { checkLimit, checkUuid } from '../validation.ts'
+import { raiseMissedAlerts } from './charging.ts'
 
 const MAX_PAGE = 500
 
@@ -35,7 +36,7 @@ export async function claimBudgetAlerts(
 ): Promise<ListedBudgetAlert[]> {
   checkLimit(limit, MAX_PAGE)
   const { db, organizationId } = tenant
-  await rowsOf(db, sql`select costs.raise_missed_alerts()`)
+  await raiseMissedAlerts(tenant)
   const alerts = budgetAlerts
   const isOfThis = eq(alerts.organizationId, organizationId)
   const next = await run(

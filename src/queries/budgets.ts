@@ -8,6 +8,7 @@ import {
   type BudgetMode,
   type BudgetPeriod,
   type BudgetScope,
+  budgetAlerts,
   budgetMode,
   budgetPeriod,
   budgetScope,
@@ -91,7 +92,7 @@ export async function createBudget(
   checkInteger('shards', shards, { min: 1, max: MAX_SHARDS })
 
   const id = uuidV7()
-  await rowsOf(db, sql`select costs.close_ledger(${organizationId})`)
+  await closeLedger({ db })
   const [budget] = await run(
     db
       .insert(budgets)
@@ -106,6 +107,8 @@ export async function createBudget(
   await rowsOf(db, sql`select costs.open_budget(${id})`)
   return budget as Budget
 }
+
+const closeLedger = ({ db }: Pick<Tenant, 'db'>) => rowsOf(db, sql`select costs.close_ledger()`)
 
 function checkSubject(scope: BudgetScope, subject: unknown): void {
   if (subject === undefined) return
@@ -162,12 +165,11 @@ export async function updateBudget(
   if (thresholds !== undefined) checkThresholds(thresholds)
   if (shards !== undefined) checkInteger('shards', shards, { min: 1, max: MAX_SHARDS })
 
-  const { db } = tenant
   // Calls lock its windows first, and then the budget.
-  await rowsOf(db, sql`select costs.close_ledger(${tenant.organizationId})`)
+  await closeLedger(tenant)
   // Locked by the update, so that another one does not see what this one leaves.
   const [found] = await run(
-    db
+    tenant.db
       .update(budgets)
       .set({
         ...(name && { name }),
@@ -183,7 +185,7 @@ export async function updateBudget(
     throw new ValidationError('shards', `is ${shards}; a budget of ${found.shards} keeps them`)
   }
   await rowsOf(
-    db,
+    tenant.db,
     sql`select costs.change_budget(${id}, ${limitNanos ?? found.limitNanos}, ${shards ?? found.shards}::smallint)`,
   )
   return getBudget(tenant, id)
@@ -208,7 +210,13 @@ export async function getBudget(tenant: Tenant, id: string): Promise<Budget> {
  */
 export async function removeBudget(tenant: Tenant, id: string): Promise<Budget> {
   checkUuid('id', id)
-  await rowsOf(tenant.db, sql`select costs.close_ledger(${tenant.organizationId})`)
+  // Whoever tells of its alerts is waited for before anybody has to wait for this.
+  await rowsOf(
+    tenant.db,
+    sql`select from ${budgetAlerts}
+      where organization_id = ${tenant.organizationId} and budget_id = ${id} for update`,
+  )
+  await closeLedger(tenant)
   const [removed] = await run(tenant.db.delete(budgets).where(isBudget(tenant, id)).returning())
   if (!removed) throw new NotFoundError('budget', id)
   // Whose place it took blocks and alerts again: its counters share what is left.
@@ -317,7 +325,9 @@ export async function budgetStatus(
       from costs.budget_status() s
       where ${and(
         budgetId === undefined ? undefined : sql`s.budget_id = ${budgetId}`,
-        subject === undefined ? undefined : sql`s.subject = ${subject}::text`,
+        subject === undefined
+          ? undefined
+          : sql`s.subject = case when s.scope in ('user', 'project') then lower(${subject}::text) else ${subject}::text end`,
         userId === undefined
           ? undefined
           : sql`s.scope = 'user' and s.subject = ${userId.toLowerCase()}`,

@@ -181,7 +181,8 @@ function readCatalogue(providers: readonly CatalogueProvider[]): Catalogue {
         checkText('id', model.id, { max: MAX_MODEL })
         try {
           readModel(read, provider, model)
-        } catch {
+        } catch (error) {
+          if (error instanceof ValidationError) throw error
           throw new ValidationError('prices', 'are not as @pydantic/genai-prices has them')
         }
       })

@@ -52,6 +52,13 @@ export async function chargeBudgets(
   return rows.map(windowFrom)
 }
 
+/**
+ * Raises what several counters of a budget have reached together while each session saw its own only. Others who would
+ * raise the same wait for the end of the transaction.
+ */
+export const raiseMissedAlerts = ({ db }: Pick<Tenant, 'db'>): Promise<unknown[]> =>
+  rowsOf(db, sql`select costs.raise_missed_alerts()`)
+
 /** Reads the amounts and times of a window. */
 export const windowFrom = <
   Row extends RawRow<

@@ -45,14 +45,14 @@ export interface MeteredOptions
   waitMs?: number
   /**
    * Is told that the ledger did not take a call that was made. Without it `metered` throws then, and the value is lost,
-   * unless there is a key: under it the value is kept, and not paid for again.
+   * unless there is a key: the next call with it settles this one, and gets its value.
    */
   onUnsettled?: (error: unknown, usage: SettleOptions) => void
 }
 
 export interface Metered<T> {
   value: T
-  /** Undefined if it was not settled, and for the value of an earlier call. */
+  /** What was recorded, of an earlier call that is replayed too; undefined if it was not settled. */
   usage: SettledUsage | undefined
   /** The value is that of an earlier call with the same key. */
   replayed: boolean
@@ -70,7 +70,9 @@ const FIRST_RETRY_MS = 100
  * extended as long as it takes. Within one everything is in its transaction: others wait for the budgets until it
  * ends, and if it is rolled back, nothing is on record.
  *
- * A process that dies in between gives back what it held when the lease ends. Its call is on no ledger.
+ * With a key, the answer is kept before the call is settled, and whoever is given it again settles the call if that is
+ * still to be done. What a process held that dies before that is given back when the lease ends, and its call is on no
+ * ledger.
  *
  * @throws {BudgetExceededError} without calling, if a budget has no room. @throws {UnpricedError}
  * @throws {IdempotencyError} for a key that is in use, or that was used for something else.
@@ -78,20 +80,28 @@ const FIRST_RETRY_MS = 100
  */
 export async function metered<T>(
   tenancy: Tenancy,
-  { idempotencyKey, waitMs, ...options }: MeteredOptions,
+  { idempotencyKey, waitMs, onUnsettled, ...options }: MeteredOptions,
   call: (call: MeteredCall) => Promise<T>,
 ): Promise<Metered<T>> {
   checkFunction('call', call)
+  const settling = async (usage: SettleOptions): Promise<SettledUsage | undefined> => {
+    try {
+      return await retried(() => withTenant(tenancy, (tenant) => settle(tenant, usage)))
+    } catch (error) {
+      if (!onUnsettled) throw error
+      onUnsettled(error, usage)
+    }
+  }
   if (idempotencyKey === undefined) {
-    const { value, usage } = settledOf(await run(tenancy, options, call))
-    return { value, usage, replayed: false }
+    const { value, used } = await run(tenancy, options, call, settling)
+    return { value, usage: await settling(used), replayed: false }
   }
   checkText('idempotencyKey', idempotencyKey, { max: 190 })
   if (options.amountNanos !== undefined) checkBigint('amountNanos', options.amountNanos)
   const key = `metered ${idempotencyKey}`
   let made: Made<T> | undefined
-  const { onUnsettled: _, leaseMs, amountNanos, ...request } = options
-  const { value, replayed } = await idempotently(
+  const { leaseMs, amountNanos, ...request } = options
+  const { value: kept, replayed } = await idempotently(
     tenancy,
     {
       key,
@@ -100,29 +110,36 @@ export async function metered<T>(
       ...(waitMs !== undefined && { waitMs }),
     },
     async () => {
-      made = await run(tenancy, options, call)
-      return made.value
+      made = await run(tenancy, options, call, settling)
+      return { value: made.value, used: writeUsage(made.used) }
     },
-  ).catch((error) => {
-    if (made) settledOf(made)
+  ).catch(async (error) => {
+    // Whoever has the key by now: the call was made.
+    if (made) await settling(made.used)
     if (!(error instanceof IdempotencyError) || error.key !== key) throw error
     // By the caller's name for it.
     throw new IdempotencyError(error.reason, idempotencyKey, error.retryAfterMs)
   })
-  return { value, usage: made && settledOf(made).usage, replayed }
+  // After the answer is kept, and again with each replay: who dies in between has paid for a call that is not lost.
+  const usage = await settling(readUsage(kept.used))
+  return { value: kept.value, usage, replayed }
 }
 
-/** A call that was made: settled, or not, for a reason that `metered` throws once the value is kept under the key. */
+/** A call that was made, and what is to be settled. */
 interface Made<T> {
   value: T
-  usage?: SettledUsage | undefined
-  unsettled?: { error: unknown }
+  used: SettleOptions
 }
 
-function settledOf<T>(made: Made<T>): Made<T> {
-  if (made.unsettled) throw made.unsettled.error
-  return made
-}
+const writeUsage = ({ costNanos, ...usage }: SettleOptions) => ({
+  ...usage,
+  ...(costNanos != null && { costNanos: String(costNanos) }),
+})
+
+const readUsage = ({ costNanos, ...usage }: ReturnType<typeof writeUsage>): SettleOptions => ({
+  ...usage,
+  ...(costNanos !== undefined && { costNanos: BigInt(costNanos) }),
+})
 
 async function run<T>(
   tenancy: Tenancy,
@@ -131,10 +148,10 @@ async function run<T>(
     endpoint,
     runId,
     metadata,
-    onUnsettled,
     ...options
-  }: Omit<MeteredOptions, 'idempotencyKey'>,
+  }: Omit<MeteredOptions, 'idempotencyKey' | 'waitMs' | 'onUnsettled'>,
   call: (call: MeteredCall) => Promise<T>,
+  settling: (usage: SettleOptions) => Promise<unknown>,
 ): Promise<Made<T>> {
   const asked = performance.now()
   const outcome = await withTenant(tenancy, (tenant) => reserve(tenant, options))
@@ -151,38 +168,29 @@ async function run<T>(
     extend: () => extended(tenancy, { id, leaseMs }),
   })
   const started = performance.now()
-  const settled = async (usage: ReportedUsage) => {
-    const whole: SettleOptions = {
-      ...{ metadata, latencyMs: Math.round(performance.now() - started) },
-      ...usage,
-      // What a provider reports has an id of its own.
-      ...{ id, operation, endpoint, runId },
-    }
-    try {
-      return { usage: await retried(() => withTenant(tenancy, (tenant) => settle(tenant, whole))) }
-    } catch (error) {
-      if (!onUnsettled) return { unsettled: { error } }
-      onUnsettled(error, whole)
-    }
-  }
+  const used = (usage: ReportedUsage): SettleOptions => ({
+    ...{ metadata, latencyMs: Math.round(performance.now() - started) },
+    ...usage,
+    // What a provider reports has an id of its own.
+    ...{ id, operation, endpoint, runId },
+  })
   const report = (usage: ReportedUsage) => {
     // Whatever is wrong with the report, the call was made.
     reported ??= unknown
     checkSettled(usage)
     reported = usage
   }
-  let value: T
   try {
-    value = await call({ reservation, report, signal: lease.signal })
+    const value = await call({ reservation, report, signal: lease.signal })
+    await lease.stop()
+    return { value, used: used(reported ?? unknown) }
   } catch (error) {
     await lease.stop()
     // What the call threw is the error to know of; what could not be given back ends with the lease.
-    if (reported) await settled(reported).catch(() => {})
+    if (reported) await settling(used(reported)).catch(() => {})
     else await withTenant(tenancy, (tenant) => release(tenant, id)).catch(() => {})
     throw error
   }
-  await lease.stop()
-  return { value, ...(await settled(reported ?? unknown)) }
 }
 
 /** Extends a reservation; false if it is not held any more. */

@@ -34,19 +34,26 @@ begin
 end $$`,
 )
 
-/** Waits for those who write into an organization's ledger or reserve, and keeps others out until the transaction ends. */
-const closeLedger = managedFunction(
-  'costs.close_ledger(uuid)',
-  sql`
-create or replace function costs.close_ledger(organization uuid)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  -- A snapshot that is older than the lock would miss lines.
+/** Waits for those who keep a ledger open, and keeps others out until the transaction ends. */
+export const keepLedgerClosed = sql`perform pg_advisory_xact_lock(${ledgerKey})`
+
+/** Refuses a snapshot that may be older than the lock, and would miss lines. */
+export const needsReadCommitted = sql`
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
       detail = 'plinth.isolation';
-  end if;
-  perform pg_advisory_xact_lock(${ledgerKey});
+  end if`
+
+/** Closes the ledger of the organization in scope: to those who write into it or reserve. */
+const closeLedger = managedFunction(
+  'costs.close_ledger()',
+  sql`
+create or replace function costs.close_ledger()
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := ${scopedOrganization};
+begin${needsReadCommitted};
+  ${keepLedgerClosed};
 end $$`,
 )
 
@@ -55,5 +62,5 @@ export const ledgerObjects = [
   openLedger,
   closeLedger,
   ...managedExecute('costs.open_ledger()', 'plinth_app'),
-  ...managedExecute('costs.close_ledger(uuid)', 'plinth_app'),
+  ...managedExecute('costs.close_ledger()', 'plinth_app'),
 ]

@@ -37,7 +37,8 @@ begin
   while month <= last loop
     partition := format('%s_%s_%s', parent_schema, parent_table, to_char(month, 'YYYY_MM'));
     if to_regclass(format('partitions.%I', partition)) is null then
-      -- Attached and not made as a part: writers go on meanwhile, and no lock is waited for in a circle.
+      -- Attached and not made as a part: writers of the table go on meanwhile, and no lock is waited for in a circle.
+      -- Who changes what it refers to, an organization say, waits for the end of the transaction.
       execute format('create table partitions.%I (like %I.%I including all excluding indexes)',
         partition, parent_schema, parent_table);
       execute format('alter table %I.%I attach partition partitions.%I for values from (%L) to (%L)',

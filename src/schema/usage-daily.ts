@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { usageDaily, usageEvents, usageRollUps, usageStaleDays } from './costs.ts'
 import { organizations } from './identity.ts'
+import { keepLedgerClosed, needsReadCommitted } from './ledger.ts'
 import { managedExecute, managedFunction, managedInner } from './managed.ts'
 import { isAdmin, scopedOrganization, scopedUser } from './policies.ts'
 
@@ -20,11 +21,7 @@ const mayRollUp = sql`
   if organization is null or not ${isAdmin} then
     raise exception 'only an admin or a service rolls up' using errcode = '42501';
   end if;
-  -- A snapshot that is older than the lock would miss lines.
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
-      detail = 'plinth.isolation';
-  end if`
+  ${needsReadCommitted}`
 
 /**
  * Closes a ledger at an instant: waits for whoever keeps it open. Who writes later finds it closed, and marks the
@@ -42,7 +39,7 @@ begin
   if closed >= closing then
     return closed;
   end if;
-  perform costs.close_ledger(organization);
+  ${keepLedgerClosed};
   insert into ${usageRollUps} as r (organization_id, closed_at) values (organization, closing)
     on conflict (organization_id) do update set closed_at = greatest(r.closed_at, excluded.closed_at)
     returning r.closed_at into closed;

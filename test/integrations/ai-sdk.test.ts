@@ -260,15 +260,19 @@ describe('usageMiddleware', () => {
         }),
       }),
     })
-    const model = wrapLanguageModel({
-      ...{ model: silent, middleware: usageMiddleware({ ledger: { db, scope } }) },
-    })
+    const options = { ledger: { db, scope } }
+    const model = wrapLanguageModel({ model: silent, middleware: usageMiddleware(options) })
     const ask = { model, system: 's'.repeat(20), prompt: 'p'.repeat(60) }
 
     await generateText(ask)
     await streamText(ask).consumeStream()
     await generateText({ ...ask, system: undefined, prompt: 'p' })
     await generateText({ model, messages: [asked, answered] })
+    const countTokens = () => {
+      throw new Error('no tokenizer')
+    }
+    const middleware = usageMiddleware({ ...options, countTokens })
+    await generateText({ ...ask, model: wrapLanguageModel({ model: silent, middleware }) })
     const estimated = { status: 'estimated', inputTokens: 20, outputTokens: 12, costNanos: 32n }
     expect((await usageOf(db, scope)).toReversed()).toMatchObject([
       ...[estimated, estimated],
@@ -276,6 +280,7 @@ describe('usageMiddleware', () => {
       { status: 'estimated', inputTokens: 7, cacheReadTokens: 7 },
       // {"at":1}, 'seen' and 'read', and no image.
       { status: 'estimated', inputTokens: 2 + 10 + 10 },
+      estimated,
     ])
   })
 

@@ -7,6 +7,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { type Connection, connect, only, rowsOf } from '../../src/database.ts'
 import { ConnectionError, LockError } from '../../src/errors.ts'
 import { ReservationError } from '../../src/guard-errors.ts'
+import { drainBudgetAlerts } from '../../src/lifecycle/budgets.ts'
 import { claimBudgetAlerts, listBudgetAlerts } from '../../src/queries/budget-alerts.ts'
 import {
   budgetDrift,
@@ -477,6 +478,52 @@ describe.skipIf(!adminUrl)('under load', () => {
       [100, 1_000n],
       [50, 500n],
     ])
+  })
+
+  test('no call waits for the end of a budget whose alerts somebody is telling of', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 1_000n, thresholds: [1] })
+    const [status] = (await checked(db, scope)).status
+    await inTenant(db, scope, (tenant) =>
+      recordUsage(tenant, { ...call, operation: 'chat', costNanos: 100n }),
+    )
+    const { removing } = await inTenant(db, scope, async (tenant) => {
+      expect(await claimBudgetAlerts(tenant)).toHaveLength(1)
+      const removing = inTenant(db, scope, (other) => removeBudget(other, status?.budgetId ?? ''))
+      removing.catch(() => {})
+      await pause(500)
+      await inTenant(db, scope, async (other) => {
+        await other.db.execute(sql`set local lock_timeout = '5s'`)
+        await recordUsage(other, { ...call, operation: 'chat', costNanos: 10n })
+      })
+      return { removing }
+    })
+    await removing
+  })
+
+  test('no call waits for who is drained of what several counters have reached', async () => {
+    const db = of(pool)
+    const scope = await budgeted(db, { limitNanos: 10_000n, thresholds: [5], shards: 4 })
+    const spendMost = (tenant: Tenant) =>
+      recordUsage(tenant, { ...call, operation: 'chat', costNanos: 300n })
+    await inTenant(db, scope, (tenant) =>
+      recordUsage(tenant, { ...call, operation: 'chat', costNanos: 1n }),
+    )
+    // Neither sees that both together have reached it.
+    await inTenant(db, scope, async (tenant) => {
+      await spendMost(tenant)
+      await inTenant(db, scope, spendMost)
+    })
+    expect(await inTenant(db, scope, (tenant) => listBudgetAlerts(tenant))).toEqual([])
+    const told: number[] = []
+    await drainBudgetAlerts(db, async (alerts) => {
+      told.push(...alerts.map(({ threshold }) => threshold))
+      await inTenant(db, scope, async (other) => {
+        await other.db.execute(sql`set local lock_timeout = '5s'`)
+        await spendMost(other)
+      })
+    })
+    expect(told).toEqual([5])
   })
 
   test('no call waits for who is telling of an alert', async () => {

@@ -80,6 +80,10 @@ describe('forecast', () => {
       )
       const subject = projects.at(-1) as string
       expect(await forecastBudget(tenant, { budgetId, subject })).toMatchObject({ spentNanos: 1n })
+      const upper = subject.toUpperCase()
+      expect(await forecastBudget(tenant, { budgetId, subject: upper })).toMatchObject({
+        spentNanos: 1n,
+      })
       await expect(forecastBudget(tenant, { budgetId })).rejects.toThrow(ValidationError)
     })
   })

@@ -139,10 +139,9 @@ describe('metered', () => {
         return { text: `answer ${calls}` }
       })
     expect(await call('a')).toMatchObject({ value: { text: 'answer 1' }, replayed: false })
-    expect(await call('a')).toEqual({
-      value: { text: 'answer 1' },
-      replayed: true,
-      usage: undefined,
+    expect(await call('a')).toMatchObject({
+      ...{ value: { text: 'answer 1' }, replayed: true },
+      usage: { costNanos: 2n, duplicate: true },
     })
     expect(await call('b')).toMatchObject({ value: { text: 'answer 2' } })
     const conflict = await call('a', 'other').catch((error) => error)
@@ -234,7 +233,7 @@ describe.skipIf(!url)('metered on a server', () => {
     expect(await statusOf(spender)).toEqual([1n, 0n])
   })
 
-  test('is not made again under its key if the ledger does not take it', async () => {
+  test('is not made again under its key if the ledger does not take it, and settled then', async () => {
     const hurried = await connect(url ?? '', { statementTimeoutMs: 1_000 })
     let give = () => {}
     const given = new Promise<void>((resolve) => {
@@ -262,8 +261,11 @@ describe.skipIf(!url)('metered on a server', () => {
         )
       await expect(once()).rejects.toThrow(TimeoutError)
       give()
-      expect(await once()).toMatchObject({ value: 'an answer', replayed: true })
+      const of5 = { costNanos: 5n, status: 'estimated', late: false }
+      expect(await once()).toMatchObject({ value: 'an answer', replayed: true, usage: of5 })
+      expect((await once()).usage).toMatchObject({ ...of5, duplicate: true })
       expect(calls).toBe(1)
+      expect(await statusOf({ ...spender, db: of(pool) })).toEqual([5n, 1n])
     } finally {
       give()
       await hurried.close()

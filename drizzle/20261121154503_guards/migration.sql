@@ -499,6 +499,44 @@ CREATE POLICY "webhook_deliveries_delete" ON "activity"."webhook_deliveries" AS 
 --> statement-breakpoint
 ALTER POLICY "usage_events_insert" ON "costs"."usage_events" TO "plinth_app" WITH CHECK ("costs"."usage_events"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or ("costs"."usage_events"."adjusts_id" is null and ("costs"."usage_events"."user_id" is null or "costs"."usage_events"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid))));
 --> statement-breakpoint
+-- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
+create or replace function partitions.create_months(
+  parent_schema text, parent_table text, first timestamptz, last timestamptz)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  month timestamptz := date_trunc('month', first);
+  made integer := 0;
+  partition text;
+begin
+  if last < first or last > first + interval '50 years' then
+    raise exception 'from % to % is no range of months', first, last using errcode = '22023';
+  end if;
+  perform 1 from pg_partitioned_table p
+    join pg_class c on c.oid = p.partrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = parent_schema and c.relname = parent_table and p.partstrat = 'r';
+  if not found then
+    raise exception '%.% is not partitioned by range', parent_schema, parent_table
+      using errcode = '42809';
+  end if;
+  -- Two callers make one month once.
+  perform pg_advisory_xact_lock(hashtext('plinth.partitions'));
+  while month <= last loop
+    partition := format('%s_%s_%s', parent_schema, parent_table, to_char(month, 'YYYY_MM'));
+    if to_regclass(format('partitions.%I', partition)) is null then
+      -- Attached and not made as a part: writers of the table go on meanwhile, and no lock is waited for in a circle.
+      -- Who changes what it refers to, an organization say, waits for the end of the transaction.
+      execute format('create table partitions.%I (like %I.%I including all excluding indexes)',
+        partition, parent_schema, parent_table);
+      execute format('alter table %I.%I attach partition partitions.%I for values from (%L) to (%L)',
+        parent_schema, parent_table, partition, month, month + interval '1 month');
+      made := made + 1;
+    end if;
+    month := month + interval '1 month';
+  end loop;
+  return made;
+end $$;
+--> statement-breakpoint
 -- managed: grant identity.api_keys
 grant select, insert, update, delete on "identity"."api_keys" to plinth_app;
 --> statement-breakpoint
@@ -701,11 +739,12 @@ begin
   return exists (select from "costs"."budgets" b where b.organization_id = organization);
 end $$;
 --> statement-breakpoint
--- managed: function costs.close_ledger(uuid)
-create or replace function costs.close_ledger(organization uuid)
+-- managed: function costs.close_ledger()
+create or replace function costs.close_ledger()
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization uuid := nullif(current_setting('plinth.organization_id', true), '')::uuid;
 begin
-  -- A snapshot that is older than the lock would miss lines.
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
       detail = 'plinth.isolation';
@@ -719,11 +758,11 @@ revoke execute on function costs.open_ledger() from public;
 -- managed: grant costs.open_ledger() to plinth_app
 grant execute on function costs.open_ledger() to plinth_app;
 --> statement-breakpoint
--- managed: grant costs.close_ledger(uuid)
-revoke execute on function costs.close_ledger(uuid) from public;
+-- managed: grant costs.close_ledger()
+revoke execute on function costs.close_ledger() from public;
 --> statement-breakpoint
--- managed: grant costs.close_ledger(uuid) to plinth_app
-grant execute on function costs.close_ledger(uuid) to plinth_app;
+-- managed: grant costs.close_ledger() to plinth_app
+grant execute on function costs.close_ledger() to plinth_app;
 --> statement-breakpoint
 -- managed: function costs.window_of(costs.budget_period, timestamptz, text)
 create or replace function costs.window_of(
@@ -1528,7 +1567,7 @@ begin
   if closed >= closing then
     return closed;
   end if;
-  perform costs.close_ledger(organization);
+  perform pg_advisory_xact_lock(hashtextextended('plinth.ledger ' || organization::text, 0));
   insert into "costs"."usage_roll_ups" as r (organization_id, closed_at) values (organization, closing)
     on conflict (organization_id) do update set closed_at = greatest(r.closed_at, excluded.closed_at)
     returning r.closed_at into closed;
@@ -1549,9 +1588,9 @@ begin
   if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
     raise exception 'only an admin or a service rolls up' using errcode = '42501';
   end if;
-  -- A snapshot that is older than the lock would miss lines.
+  
   if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
+    raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
       detail = 'plinth.isolation';
   end if;
   return costs.close_usage_at(organization, date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC'));
@@ -1572,9 +1611,9 @@ begin
   if organization is null or not current_setting('plinth.role', true) in ('owner', 'admin', 'service') then
     raise exception 'only an admin or a service rolls up' using errcode = '42501';
   end if;
-  -- A snapshot that is older than the lock would miss lines.
+  
   if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'a roll-up needs the isolation level read committed' using errcode = '25001',
+    raise exception 'what sums up the ledger needs the isolation level read committed' using errcode = '25001',
       detail = 'plinth.isolation';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('plinth.usage_daily ' || organization::text, 0));

@@ -136,8 +136,8 @@ drop function if exists costs.open_window(uuid, text, timestamptz);
 -- managed: function costs.window_of(costs.budget_period, timestamptz, text)
 drop function if exists costs.window_of(costs.budget_period, timestamptz, text);
 --> statement-breakpoint
--- managed: function costs.close_ledger(uuid)
-drop function if exists costs.close_ledger(uuid);
+-- managed: function costs.close_ledger()
+drop function if exists costs.close_ledger();
 --> statement-breakpoint
 -- managed: function costs.open_ledger()
 drop function if exists costs.open_ledger();
@@ -284,6 +284,43 @@ DROP SCHEMA "ops";
 ALTER TABLE "costs"."usage_events" ADD CONSTRAINT "usage_events_cost_nanos_check" CHECK ("cost_nanos" >= 0);
 --> statement-breakpoint
 CREATE POLICY "usage_events_insert" ON "costs"."usage_events" AS PERMISSIVE FOR INSERT TO "plinth_app" WITH CHECK ("costs"."usage_events"."organization_id" = nullif(current_setting('plinth.organization_id', true), '')::uuid and (current_setting('plinth.role', true) in ('owner', 'admin', 'service') or "costs"."usage_events"."user_id" is null or "costs"."usage_events"."user_id" = nullif(current_setting('plinth.user_id', true), '')::uuid));
+--> statement-breakpoint
+-- managed: function partitions.create_months(text, text, timestamptz, timestamptz)
+create or replace function partitions.create_months(
+  parent_schema text, parent_table text, first timestamptz, last timestamptz)
+returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  month timestamptz := date_trunc('month', first);
+  made integer := 0;
+  partition text;
+begin
+  if last < first or last > first + interval '50 years' then
+    raise exception 'from % to % is no range of months', first, last using errcode = '22023';
+  end if;
+  perform 1 from pg_partitioned_table p
+    join pg_class c on c.oid = p.partrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = parent_schema and c.relname = parent_table and p.partstrat = 'r';
+  if not found then
+    raise exception '%.% is not partitioned by range', parent_schema, parent_table
+      using errcode = '42809';
+  end if;
+  -- Two callers make one month once.
+  perform pg_advisory_xact_lock(hashtext('plinth.partitions'));
+  while month <= last loop
+    partition := format('%s_%s_%s', parent_schema, parent_table, to_char(month, 'YYYY_MM'));
+    if to_regclass(format('partitions.%I', partition)) is null then
+      -- Attached and not made as a part: writers go on meanwhile, and no lock is waited for in a circle.
+      execute format('create table partitions.%I (like %I.%I including all excluding indexes)',
+        partition, parent_schema, parent_table);
+      execute format('alter table %I.%I attach partition partitions.%I for values from (%L) to (%L)',
+        parent_schema, parent_table, partition, month, month + interval '1 month');
+      made := made + 1;
+    end if;
+    month := month + interval '1 month';
+  end loop;
+  return made;
+end $$;
 --> statement-breakpoint
 -- managed: grant activity
 grant usage on schema "activity" to plinth_app;
