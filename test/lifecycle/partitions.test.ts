@@ -6,7 +6,7 @@ import { ensurePartitions, listPartitions } from '../../src/lifecycle/partitions
 import { listActivity, recordActivity } from '../../src/queries/activity.ts'
 import { inTenant } from '../../src/tenant.ts'
 import { makeScope } from '../../src/testing/factories.ts'
-import { owner, root, test, url } from '../support/database.ts'
+import { owner, root, test, url } from '../support/own-database.ts'
 
 const month = (text: string) => new Date(`${text}-01T00:00:00Z`)
 
