@@ -5,7 +5,7 @@ import { reserve } from '../../src/queries/reservations.ts'
 import { inTenant, type Tenant } from '../../src/tenant.ts'
 import { makeBudget } from '../../src/testing/costs.ts'
 import { makeScope } from '../../src/testing/factories.ts'
-import { test } from '../support/database.ts'
+import { test } from '../support/own-database.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 const spending = (tenant: Tenant, costNanos: bigint, occurredAt?: Date) =>
