@@ -224,7 +224,7 @@ describe.skipIf(!url)('a reservation', () => {
     const scope = await budgeted(db, { limitNanos: 10n })
     const child = fork(fileURLToPath(new URL('../support/reserve-child.ts', import.meta.url)), {
       execArgv: ['--import', 'tsx'],
-      env: { ...process.env, RESERVE: JSON.stringify({ url, scope, leaseMs: 1_500 }) },
+      env: { ...process.env, RESERVE: JSON.stringify({ url, scope, leaseMs: 4_000 }) },
     })
     const [message] = await once(child, 'message')
     child.kill('SIGKILL')

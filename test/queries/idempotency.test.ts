@@ -9,6 +9,7 @@ import { listActivity, recordActivity } from '../../src/queries/activity.ts'
 import {
   type Claim,
   checkClaim,
+  type Idempotent,
   type IdempotentlyOptions,
   idempotently,
 } from '../../src/queries/idempotency.ts'
@@ -228,12 +229,15 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 describe('a holder', () => {
   test('that is at work keeps the key for longer than its lease', async () => {
     const tenancy = { db: root, ...(await makeScope(root)) }
-    const options = keyed({ leaseMs: 300 })
-    const first = idempotently(tenancy, options, async ({ signal }) => {
-      await pause(900)
-      return signal.aborted
+    const options = keyed({ leaseMs: 1_500 })
+    let first: Promise<Idempotent<boolean>> | undefined
+    await new Promise<void>((isHeld) => {
+      first = idempotently(tenancy, options, async ({ signal }) => {
+        isHeld()
+        await pause(3_000)
+        return signal.aborted
+      })
     })
-    await pause(100)
     const second = idempotently(tenancy, { ...options, waitMs: 10_000 }, async () => 'second')
     expect(await first).toEqual({ value: false, replayed: false })
     expect(await second).toEqual({ value: false, replayed: true })
@@ -241,7 +245,7 @@ describe('a holder', () => {
 
   test('that is too slow loses the key, and cannot complete it', async () => {
     const tenancy = { db: root, ...(await makeScope(root)) }
-    const options = keyed({ leaseMs: 300 })
+    const options = keyed({ leaseMs: 1_500 })
     const slow = idempotently(tenancy, options, async ({ signal, id, key }) => {
       await age(options.key, 'lease')
       expect(await idempotently(tenancy, options, async ({ attempts }) => attempts)).toEqual({
@@ -437,7 +441,7 @@ describe.skipIf(!url)('among sessions', () => {
     const db = await connect(url ?? '', { maxConnections: 10 })
     const scope = await makeScope(db)
     const tenancy = { db, ...scope }
-    const options = keyed({ leaseMs: 100, waitMs: 20_000 })
+    const options = keyed({ leaseMs: 500, waitMs: 20_000 })
     // Holders whose leases are cut short time and again, all at once.
     const claims: Claim[] = []
     const answers = await Promise.all(
@@ -445,7 +449,7 @@ describe.skipIf(!url)('among sessions', () => {
         idempotently(tenancy, options, async (claim) => {
           claims.push(claim)
           if (claims.length < 5) await age(options.key, 'lease')
-          await pause(at % 3 === 0 ? 150 : 20)
+          await pause(at % 3 === 0 ? 700 : 20)
           if (at % 4 === 0) throw new RangeError('of the work')
           return claim.id
         }).then(

@@ -74,10 +74,10 @@ describe.each(Object.entries(places))('in %s', (_, enter) => {
   test('a lease runs out, and does not come back', async ({ db }) => {
     await enter(db, async (place) => {
       const name = uuidV7()
-      const first = held(await acquireLock(place, { name, leaseMs: 100 }))
-      await extendLock(place, first, { leaseMs: 150 })
+      const first = held(await acquireLock(place, { name }))
+      await extendLock(place, first, { leaseMs: 1_000 })
       expect(await acquireLock(place, { name })).toBeUndefined()
-      await pause(200)
+      await pause(1_020)
       await expect(extendLock(place, first)).rejects.toThrow(LockLostError)
       const second = held(await acquireLock(place, { name }))
       expect(second.token).toBeGreaterThan(first.token)
@@ -106,8 +106,9 @@ describe('checkLock', () => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       const name = uuidV7()
-      const first = held(await acquireLock(tenant, { name, leaseMs: 100 }))
+      const first = held(await acquireLock(tenant, { name }))
       await checkLock(tenant, first)
+      await extendLock(tenant, first, { leaseMs: 100 })
       await pause(120)
       // Although nobody has acquired it yet.
       await expect(checkLock(tenant, first)).rejects.toThrow(LockLostError)
@@ -207,8 +208,8 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 describe('a holder at work', () => {
   test('keeps the lock for longer than its lease', async () => {
     const name = uuidV7()
-    await withLock(root, { name, leaseMs: 300 }, async ({ signal }) => {
-      const end = performance.now() + 1_000
+    await withLock(root, { name, leaseMs: 1_500 }, async ({ signal }) => {
+      const end = performance.now() + 3_000
       while (performance.now() < end) {
         expect(await acquireLock(root, { name })).toBeUndefined()
         await pause(50)
@@ -237,11 +238,14 @@ describe('a holder at work', () => {
   test('whoever waits gets it next', async () => {
     const name = uuidV7()
     const order: string[] = []
-    const first = withLock(root, { name }, async () => {
-      await pause(150)
-      order.push('first')
+    let first = Promise.resolve()
+    await new Promise<void>((isHeld) => {
+      first = withLock(root, { name }, async () => {
+        isHeld()
+        await pause(150)
+        order.push('first')
+      })
     })
-    await pause(50)
     await withLock(root, { name, waitMs: 5_000 }, async () => order.push('second'))
     await first
     expect(order).toEqual(['first', 'second'])
@@ -297,10 +301,10 @@ describe.skipIf(!url)('among sessions', () => {
   test('a checked transaction keeps the next holder out, and the lease is extended beside it', async () => {
     const db = await open()
     const name = uuidV7()
-    await withLock(db, { name, leaseMs: 300 }, async (lock) => {
+    await withLock(db, { name, leaseMs: 1_500 }, async (lock) => {
       await db.transaction(async (tx) => {
         await checkLock(tx, lock)
-        await pause(600)
+        await pause(3_000)
         // The heart has beaten, past the row that is locked.
         expect(lock.signal.aborted).toBe(false)
         await checkLock(tx, lock)
@@ -351,7 +355,7 @@ describe.skipIf(!url)('among sessions', () => {
     const child = runChild('guard-child', args)
     await child.said('checked')
     child.signal('SIGSTOP')
-    const end = performance.now() + 1_500
+    const end = performance.now() + 3_000
     while (performance.now() < end) {
       expect(await acquireLock({ db: root, ...scope }, { name })).toBeUndefined()
     }

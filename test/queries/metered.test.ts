@@ -224,8 +224,8 @@ describe.skipIf(!url)('metered on a server', () => {
 
   test('holds what a call that takes long has reserved, for as long as it takes', async () => {
     const spender = await makeSpender(of(pool))
-    await metered(spender, { ...options, leaseMs: 300 }, async ({ report, signal }) => {
-      await pause(900)
+    await metered(spender, { ...options, leaseMs: 1_500 }, async ({ report, signal }) => {
+      await pause(3_000)
       await inTenant(spender.db, spender, (tenant) => expireReservations(tenant))
       expect(signal.aborted).toBe(false)
       expect(await statusOf(spender)).toEqual([0n, 10n])
