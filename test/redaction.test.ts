@@ -152,10 +152,10 @@ describe('redactText', () => {
         const startedAt = performance.now()
         redactText(hostile)
         // A pattern that goes back over what it has read takes minutes: this is no measure of speed.
-        expect(performance.now() - startedAt).toBeLessThan(4_000)
+        expect(performance.now() - startedAt).toBeLessThan(20_000)
       }
     },
-    60_000,
+    120_000,
   )
 })
 
