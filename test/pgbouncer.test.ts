@@ -22,7 +22,11 @@ describe.skipIf(!url)('behind pgbouncer in transaction mode', () => {
 
   beforeAll(async () => {
     pooler = await makePgbouncer(url ?? '', { poolSize: 4 })
-    db = await connect(pooler.url, { prepare: false, maxConnections: CALLERS })
+    db = await connect(pooler.url, {
+      prepare: false,
+      maxConnections: CALLERS,
+      acquireTimeoutMs: 60_000,
+    })
   })
   afterAll(async () => {
     await db.close()

@@ -36,9 +36,9 @@ import { makePgbouncer } from '../support/pgbouncer.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 const pooler = url ? await makePgbouncer(url) : undefined
-const pool = url ? await connect(url, { maxConnections: 50 }) : undefined
+const pool = url ? await connect(url, { maxConnections: 50, acquireTimeoutMs: 60_000 }) : undefined
 const pooled = pooler
-  ? await connect(pooler.url, { maxConnections: 50, prepare: false })
+  ? await connect(pooler.url, { maxConnections: 50, acquireTimeoutMs: 60_000, prepare: false })
   : undefined
 afterAll(async () => {
   await pool?.close()

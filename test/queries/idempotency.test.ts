@@ -328,7 +328,7 @@ describe.skipIf(!url)('among sessions', () => {
     Promise.all(Array.from({ length: 20 }, () => rowsOf(db, sql`select pg_sleep(0.1)`)))
 
   test('200 calls at once have one effect, and 199 its answer', async () => {
-    const db = await connect(url ?? '', { maxConnections: 20 })
+    const db = await connect(url ?? '', { maxConnections: 20, acquireTimeoutMs: 60_000 })
     await warm(db)
     const [scope, other] = [await makeScope(db), await makeScope(db)]
     const options = keyed({ waitMs: 30_000 })
@@ -350,7 +350,7 @@ describe.skipIf(!url)('among sessions', () => {
   }, 60_000)
 
   test('also when each is in a transaction of its own', async () => {
-    const db = await connect(url ?? '', { maxConnections: 20 })
+    const db = await connect(url ?? '', { maxConnections: 20, acquireTimeoutMs: 60_000 })
     await warm(db)
     const scope = await makeScope(db)
     const options = keyed({ waitMs: 30_000 })
@@ -391,7 +391,7 @@ describe.skipIf(!url)('among sessions', () => {
 
   test('what was done is stored as soon as the database is back', async () => {
     const proxy = await openProxy(url ?? '')
-    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 500 })
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 2_000 })
     const scope = await makeScope(root)
     const options = keyed({ leaseMs: 10_000 })
     let returned: Promise<void> | undefined
@@ -426,7 +426,7 @@ describe.skipIf(!url)('among sessions', () => {
 
   test('a database that is away for longer than the lease is an error', async () => {
     const proxy = await openProxy(url ?? '')
-    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 200 })
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 2_000 })
     const scope = await makeScope(root)
     const failed = idempotently({ db, ...scope }, keyed({ leaseMs: 500 }), async () => {
       proxy.refuse()
@@ -438,7 +438,7 @@ describe.skipIf(!url)('among sessions', () => {
   }, 30_000)
 
   test('a completed key never goes back, whoever claims, extends, completes and releases', async () => {
-    const db = await connect(url ?? '', { maxConnections: 10 })
+    const db = await connect(url ?? '', { maxConnections: 10, acquireTimeoutMs: 60_000 })
     const scope = await makeScope(db)
     const tenancy = { db, ...scope }
     const options = keyed({ leaseMs: 500, waitMs: 20_000 })

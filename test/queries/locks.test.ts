@@ -256,7 +256,7 @@ describe('a holder at work', () => {
 })
 
 describe.skipIf(!url)('among sessions', () => {
-  const open = () => connect(url ?? '', { maxConnections: 10 })
+  const open = () => connect(url ?? '', { maxConnections: 10, acquireTimeoutMs: 60_000 })
 
   test('a hundred increments that are read, decided and written lose none', async () => {
     const db = await open()

@@ -22,7 +22,7 @@ import { openProxy } from '../support/proxy.ts'
 
 const options: MeteredOptions = { provider: 'test', model: 'test-model', amountNanos: 10n }
 
-const pool = url ? await connect(url, { maxConnections: 20 }) : undefined
+const pool = url ? await connect(url, { maxConnections: 20, acquireTimeoutMs: 60_000 }) : undefined
 afterAll(() => pool?.close())
 
 async function makeSpender(db: Tenancy['db'], limitNanos = 10n): Promise<Tenancy & Scope> {
@@ -235,7 +235,7 @@ describe.skipIf(!url)('metered on a server', () => {
   })
 
   test('is not made again under its key if the ledger does not take it', async () => {
-    const hurried = await connect(url ?? '', { statementTimeoutMs: 400 })
+    const hurried = await connect(url ?? '', { statementTimeoutMs: 1_500 })
     let give = () => {}
     const given = new Promise<void>((resolve) => {
       give = resolve

@@ -191,7 +191,7 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 
 describe.skipIf(!url)('1,000 calls at once', () => {
   test('of a bucket of 100 that is not refilled: 100 are granted', async () => {
-    const db = await connect(url ?? '', { maxConnections: 50 })
+    const db = await connect(url ?? '', { maxConnections: 50, acquireTimeoutMs: 60_000 })
     const scope = await makeScope(db)
     const bucket = bucketOf({ capacity: 100 })
     for (const take of [
@@ -206,7 +206,7 @@ describe.skipIf(!url)('1,000 calls at once', () => {
   }, 60_000)
 
   test('of one that is: what was in it and what came, to the token', async () => {
-    const db = await connect(url ?? '', { maxConnections: 50 })
+    const db = await connect(url ?? '', { maxConnections: 50, acquireTimeoutMs: 60_000 })
     const bucket = bucketOf({ capacity: 100, refillPerSecond: 40 })
     let granted = 0
     const take = async (cost = 1) => {
