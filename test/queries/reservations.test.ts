@@ -33,7 +33,7 @@ describe('reserve', () => {
   test('grants exactly the limit, and says what blocks and when it frees up', async ({ db }) => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
-      const budget = await makeBudget(tenant, { limitNanos: 30n, period: 'day' })
+      const budget = await makeBudget(tenant, { limitNanos: 30n, period: 'total' })
       const held = [await hold(tenant), await hold(tenant), await hold(tenant, { leaseMs: 60_000 })]
       const refused = await reserve(tenant, { ...call, amountNanos: 10n })
 
