@@ -7,6 +7,8 @@ export default defineConfig({
     // To open a PGlite and migrate it takes seconds, more while the other core is busy.
     testTimeout: 60_000,
     hookTimeout: 120_000,
+    // The default of a second is not long for a transaction beside the rest.
+    expect: { poll: { timeout: 15_000 } },
     maxWorkers: 2,
   },
   resolve: {

@@ -28,7 +28,7 @@ const tenancy = { db, organizationId: acme.id, userId: ada.id }
 const login = { key: `login ${addressKey('2001:db8::7')}`, capacity: 5, refillPerSecond: 0.1 }
 const { granted, retryAfterMs } = await takePublicTokens(db, login)
 const asked = await takeTokens(tenancy, {
-  ...{ key: 'chat', per: 'user', capacity: 20, refillPerSecond: 1, cost: 2 },
+  ...{ key: 'chat', per: 'user', capacity: 20, refillPerSecond: 0.1, cost: 2 },
 })
 
 // A request that a client may send twice, with what it calls it: an Idempotency-Key header, say.

@@ -152,15 +152,15 @@ const SHAPES: readonly [RegExp, string][] = [
   [named(`["']?`, `[^\\s"'&;,]+`), `$1${REDACTED}`],
 ]
 
-/** Between the words of a name, as far as names are found without reading them as JSON. */
-const GAP = '[^a-z0-9"]{0,3}'
+/** Between the parts of a name, as far as names are found without reading them as JSON. */
+const GAP = String.raw`(?:[^a-z0-9"]|\\"){0,3}`
 
 /** Whether there may be a secret at all, in a text or in JSON: most are done after this. */
 const HINT = new RegExp(
   [
     `pass${GAP}(?:word|wd|phrase|code)|secret|token(?!s)|authorization|cookie|credential|jwt|pwd|bearer|basic|pepper`,
     `(?:api|private|access|account|signing|encryption|master)${GAP}key|connection${GAP}string|session${GAP}id`,
-    `"${GAP}(?:${[...SECRET_WORDS].join('|')})${GAP}"`,
+    `"${GAP}(?:${[...SECRET_WORDS].map((word) => [...word].join(GAP)).join('|')})${GAP}"`,
     String.raw`:\/\/|-----BEGIN|eyJ|pl[ki]_|sk-|[srp]k_|whs|A[KS]IA|gh[pousr]_|_pat_|npm_|hf_|glpat|xox|xapp|AIza|ya29|SG\.|gsk_|r8_|xai-|pplx-|nvapi-|tvly-|pcsk_|lsv2_|sbp_|sb_secret_|shpat_|dop_v1_|dckr_pat_`,
     String.raw`\d(?:[ -]?\d){12}`,
   ].join('|'),
@@ -171,7 +171,9 @@ const HINT = new RegExp(
 export function redactText(text: string): string {
   if (!HINT.test(text)) return text
   const shaped = SHAPES.reduce((left, [shape, instead]) => left.replace(shape, instead), text)
-  return shaped.replace(/\d(?:[ -]?\d){12,}/g, redactCards)
+  const left = shaped.replace(/\d(?:[ -]?\d){12,}/g, redactCards)
+  // Behind the number of a card begins what was no key, within a word.
+  return left === shaped ? left : redactText(left)
 }
 
 /** A run of digits, without the numbers of cards in it that begin and end with a group. */

@@ -161,7 +161,7 @@ describe('errors of the database', () => {
   })
 
   plain.skipIf(!url)('tell a timeout, and a lock that is held', async () => {
-    const db = await connect(String(url), { statementTimeoutMs: 100, maxConnections: 2 })
+    const db = await connect(String(url), { statementTimeoutMs: 100, maxConnections: 1 })
     onTestFinished(() => db.close())
 
     await expect(rowsOf(db, sql`select pg_sleep(5)`)).rejects.toMatchObject({
@@ -169,10 +169,12 @@ describe('errors of the database', () => {
       waitedFor: 'statement',
     })
     const { id } = await makeOrganization(root)
+    const patient = await connect(String(url), { maxConnections: 1 })
+    onTestFinished(() => patient.close())
     await owner.transaction(async (holder) => {
       await rowsOf(holder, sql`select 1 from identity.organizations where id = ${id} for update`)
       const waiting = rowsOf(
-        db,
+        patient,
         sql`select 1 from identity.organizations where id = ${id} for update nowait`,
       )
       await expect(waiting).rejects.toBeInstanceOf(LockError)

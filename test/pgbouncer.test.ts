@@ -22,7 +22,11 @@ describe.skipIf(!url)('behind pgbouncer in transaction mode', () => {
 
   beforeAll(async () => {
     pooler = await makePgbouncer(url ?? '', { poolSize: 4 })
-    db = await connect(pooler.url, { prepare: false, maxConnections: CALLERS })
+    db = await connect(pooler.url, {
+      prepare: false,
+      maxConnections: CALLERS,
+      acquireTimeoutMs: 60_000,
+    })
   })
   afterAll(async () => {
     await db.close()
@@ -91,8 +95,8 @@ describe.skipIf(!url)('behind pgbouncer in transaction mode', () => {
 
   test('a lock outlasts the session that it was acquired in, and its lease while it is held', async () => {
     const name = uuidV7()
-    await withLock(db, { name, leaseMs: 300 }, async (lock) => {
-      await pause(900)
+    await withLock(db, { name, leaseMs: 1_500 }, async (lock) => {
+      await pause(3_000)
       expect(lock.signal.aborted).toBe(false)
       expect(await acquireLock(db, { name })).toBeUndefined()
       await db.transaction((tx) => checkLock(tx, lock))

@@ -93,11 +93,16 @@ describe.skipIf(!url)('pipelined', () => {
     test('takes two round trips with pipelined queries, and one if it sends its own COMMIT', async () => {
       const slow = await openProxy(url, { delayMs: 60 })
       const client = one({}, slow.url)
+      // The best of several, since a busy machine can only be slower.
       const time = async (work: () => Promise<unknown>) => {
         await work()
-        const start = performance.now()
-        await work()
-        return Math.round((performance.now() - start) / 60)
+        const times: number[] = []
+        for (const _ of numbers(8)) {
+          const start = performance.now()
+          await work()
+          times.push(performance.now() - start)
+        }
+        return Math.round(Math.min(...times) / 60)
       }
       const ask = (tx: Runner) => Promise.all([number(tx, 1), number(tx, 2), number(tx, 3)])
 
@@ -429,16 +434,31 @@ describe.skipIf(!url)('pipelined', () => {
 
   describe('the pool', () => {
     test('exhausted: refuses after a bounded time, and recovers', async () => {
-      const client = open({ maxConnections: 2, acquireTimeoutMs: 50 }).client
-      const holders = [1, 2].map(() => client.begin((tx) => tx.unsafe('select pg_sleep(0.3)')))
-      await pause(100)
+      const client = open({ maxConnections: 2, acquireTimeoutMs: 500 }).client
+      let finish = () => {}
+      const finished = new Promise<void>((resolve) => {
+        finish = resolve
+      })
+      const holders: Promise<unknown>[] = []
+      for (const _ of numbers(2)) {
+        await new Promise<void>((isHeld) => {
+          holders.push(
+            client.begin(async (tx) => {
+              await number(tx, 1)
+              isHeld()
+              await finished
+            }),
+          )
+        })
+      }
       const start = performance.now()
       const refused = await settled(number(client, 1))
       const refusedTransaction = await settled(client.begin((tx) => number(tx, 1)))
 
       expect(refused).toMatchObject({ name: 'TimeoutError', waitedFor: 'connection' })
       expect(refusedTransaction).toBeInstanceOf(TimeoutError)
-      expect(performance.now() - start).toBeLessThan(200)
+      expect(performance.now() - start).toBeLessThan(3_000)
+      finish()
       await Promise.all(holders)
       await number(client, 1)
     })
@@ -460,13 +480,13 @@ describe.skipIf(!url)('pipelined', () => {
     })
 
     test('closes connections that nobody uses, and opens them again', async () => {
-      const client = one({ idleTimeoutMs: 60 })
+      const client = one({ idleTimeoutMs: 1_500 })
       const first = await pid(client)
-      await pause(30)
-      expect(await pid(client)).toBe(first)
-      await pause(40)
-      expect(await pid(client)).toBe(first)
-      await pause(150)
+      for (const _ of numbers(2)) {
+        await pause(800)
+        expect(await pid(client)).toBe(first)
+      }
+      await pause(2_000)
 
       expect(await pid(client)).not.toBe(first)
     })
@@ -526,11 +546,11 @@ describe.skipIf(!url)('pipelined', () => {
     })
 
     test('sets the timeouts of the server', async () => {
-      const client = one({ statementTimeoutMs: 50, idleInTransactionTimeoutMs: 60 })
+      const client = one({ statementTimeoutMs: 1_000, idleInTransactionTimeoutMs: 300 })
       await expect(client.unsafe('select pg_sleep(5)')).rejects.toMatchObject({ code: '57014' })
       const idle = client.begin(async (tx) => {
         await tx.unsafe('select 1')
-        await pause(150)
+        await pause(1_000)
         return tx.unsafe('select 2')
       })
 
@@ -541,7 +561,7 @@ describe.skipIf(!url)('pipelined', () => {
     test('prepares every query with parameters once, and none for a pooler', async () => {
       const named = (on: Runner) =>
         on.unsafe("select name from pg_prepared_statements where statement like '%$1::int as n'")
-      const [prepared, pooled] = [one(), one({ prepare: false, statementTimeoutMs: 50 })]
+      const [prepared, pooled] = [one(), one({ prepare: false, statementTimeoutMs: 1_000 })]
       for (const client of [prepared, pooled]) {
         await number(client, 1)
         await client.begin((tx) => Promise.all([number(tx, 2), number(tx, 3)]))
@@ -652,13 +672,13 @@ describe.skipIf(!url)('pipelined', () => {
 
     test('cuts work that takes too long', async () => {
       const pool = open()
-      const hanging = settled(pool.client.unsafe('select pg_sleep(3)'))
+      const hanging = settled(pool.client.unsafe('select pg_sleep(5)'))
       await pause(30)
       const start = performance.now()
       await pool.close({ timeoutMs: 50 })
 
       expect(await hanging).toBeInstanceOf(ConnectionError)
-      expect(performance.now() - start).toBeLessThan(500)
+      expect(performance.now() - start).toBeLessThan(3_000)
     })
 
     test('before anything was opened, or while it is opened, it is quick', async () => {
@@ -666,14 +686,14 @@ describe.skipIf(!url)('pipelined', () => {
       const silent = createServer(() => {}).listen(0, '127.0.0.1')
       await once(silent, 'listening')
       const { port } = silent.address() as { port: number }
-      const pool = open({}, url.replace(/:\d+\//, `:${port}/`))
+      const pool = open({ acquireTimeoutMs: 10_000 }, url.replace(/:\d+\//, `:${port}/`))
       const query = settled(number(pool.client, 1))
       await pause(20)
       const start = performance.now()
       await pool.close({ timeoutMs: 50 })
 
       expect(await query).toBeInstanceOf(ConnectionError)
-      expect(performance.now() - start).toBeLessThan(500)
+      expect(performance.now() - start).toBeLessThan(3_000)
       silent.close()
     })
 
@@ -682,11 +702,12 @@ describe.skipIf(!url)('pipelined', () => {
       const backends = await Promise.all(numbers(4).map(() => pid(pool.client)))
       await pool.close()
 
-      const left = await admin.client.unsafe(
-        'select pid from pg_stat_activity where pid = any($1::int[])',
-        [backends as never],
-      )
-      expect(left).toHaveLength(0)
+      // They have been told to end, which a busy machine takes a while for.
+      const left = () =>
+        admin.client.unsafe('select pid from pg_stat_activity where pid = any($1::int[])', [
+          backends as never,
+        ])
+      await expect.poll(left).toHaveLength(0)
     })
   })
 })

@@ -60,6 +60,7 @@ const SHAPED: Record<string, [string, string]> = {
     String.raw`"{\"api_key\":\"${REDACTED}\",\"n\":1}"`,
   ],
   card: ['paid with 4111 1111 1111 1111 12/29', `paid with ${REDACTED} 12/29`],
+  'card before a key': [`4111111111111111pcsk_${SECRET}`, `${REDACTED}${REDACTED}`],
   'card behind digits': ['no 12 5555-5555-5555-4444.', `no 12 ${REDACTED}.`],
 }
 
@@ -152,10 +153,10 @@ describe('redactText', () => {
         const startedAt = performance.now()
         redactText(hostile)
         // A pattern that goes back over what it has read takes minutes: this is no measure of speed.
-        expect(performance.now() - startedAt).toBeLessThan(4_000)
+        expect(performance.now() - startedAt).toBeLessThan(20_000)
       }
     },
-    60_000,
+    120_000,
   )
 })
 
@@ -198,6 +199,9 @@ describe('redact', () => {
     })
     expect(redact({ [`sk-${SECRET}`]: 1 })).toEqual({ [REDACTED]: 1 })
     expect(redact({ toJSON: () => ({ password: 'a' }) })).toEqual({ password: REDACTED })
+    for (const name of ['p w', 'P"w', 'p-i.n']) {
+      expect(redactJson(JSON.stringify({ [name]: 'a' }))).toBe(JSON.stringify({ [name]: REDACTED }))
+    }
     expect(redactJson('{"__proto__":{"token":"a"},"b":1}')).toBe(
       `{"__proto__":{"token":"${REDACTED}"},"b":1}`,
     )

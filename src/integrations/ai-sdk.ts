@@ -25,7 +25,7 @@ export interface MeterOptions
   provider?: string
   /**
    * Of a text, where the provider does not say how many tokens a call had; a quarter of its characters unless said,
-   * also where it throws or says no number.
+   * and where it throws.
    */
   countTokens?: (text: string) => number
   /** Told that the ledger did not take calls, or that some were given up. */
@@ -41,7 +41,7 @@ const counterOf =
   ({ countTokens = quarter }: MeterOptions): CountTokens =>
   (text) => {
     try {
-      return countOf(countTokens(text)) ?? quarter(text)
+      return countTokens(text)
     } catch {
       return quarter(text)
     }

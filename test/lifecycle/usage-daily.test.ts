@@ -484,7 +484,7 @@ describe.skipIf(!url)('with writers beside it', () => {
   })
 
   test('at every moment the sum is the ledger’s, to the nano', async () => {
-    const db = await connect(url, { maxConnections: 12 })
+    const db = await connect(url, { maxConnections: 12, acquireTimeoutMs: 60_000 })
     try {
       const scope = await makeScope(db)
       const { organizationId } = scope

@@ -517,10 +517,12 @@ create index a_slow_idx on public.a (public.slowly(n));`,
     let isBusy = true
     // A long transaction has read the table: until it ends, ALTER TABLE does not get it.
     const reader = await connect(url, { maxConnections: 1 })
+    const begun = deferred()
     const read = async () => {
       await reader.transaction(async (tx) => {
         await tx.execute(sql`select count(*) from public.a`)
-        await pause(2_000)
+        begun.resolve(undefined)
+        await pause(3_000)
       })
     }
     const waits: number[] = []
@@ -533,7 +535,7 @@ create index a_slow_idx on public.a (public.slowly(n));`,
       }
     }
     const others = [read(), write()]
-    await pause(100)
+    await begun.promise
     const said: string[] = []
     const migrated = migrate(db, {
       sources: [source],
@@ -546,7 +548,8 @@ create index a_slow_idx on public.a (public.slowly(n));`,
     await reader.close()
     expect(applied).toEqual([second])
     expect(said.some((text) => text.startsWith('waits for a lock'))).toBe(true)
-    expect(Math.max(...waits)).toBeLessThan(lockTimeoutMs * 2)
+    // And not for as long as the reader takes.
+    expect(Math.max(...waits)).toBeLessThan(2_000)
     expect(Math.max(...waits)).toBeGreaterThan(lockTimeoutMs / 2)
   }, 60_000)
 
@@ -555,12 +558,13 @@ create index a_slow_idx on public.a (public.slowly(n));`,
     const source = await makeSource({ first: table, second: column })
     await migrate(db, { sources: [source], to: '1' })
     const holder = await connect(url, { maxConnections: 1 })
-    const release = deferred()
+    const [locked, release] = [deferred(), deferred()]
     const held = holder.transaction(async (tx) => {
       await tx.execute(sql`lock table public.a`)
+      locked.resolve(undefined)
       await release.promise
     })
-    await pause(100)
+    await locked.promise
     await expect(
       migrate(db, { sources: [source], lockTimeoutMs: 50, maxWaitMs: 500 }),
     ).rejects.toThrow(LockError)

@@ -128,10 +128,10 @@ describe('verifyApiKey', () => {
   test('refuses what has expired, by the clock and not by the transaction', async ({ db }) => {
     const scope = await makeScope(db)
     const { text } = await inTenant(db, scope, (tenant) =>
-      makeApiKey(tenant, { lifetimeMs: 1_000 }),
+      makeApiKey(tenant, { lifetimeMs: 2_000 }),
     )
     await verifyApiKey(db, text)
-    await new Promise((resolve) => setTimeout(resolve, 1_050))
+    await new Promise((resolve) => setTimeout(resolve, 2_050))
     await expect(verifyApiKey(db, text)).rejects.toMatchObject({ reason: 'expired' })
   })
 

@@ -37,9 +37,9 @@ import { makePgbouncer } from '../support/pgbouncer.ts'
 
 const call = { provider: 'test', model: 'test-model' }
 const pooler = url ? await makePgbouncer(url) : undefined
-const pool = url ? await connect(url, { maxConnections: 50 }) : undefined
+const pool = url ? await connect(url, { maxConnections: 50, acquireTimeoutMs: 60_000 }) : undefined
 const pooled = pooler
-  ? await connect(pooler.url, { maxConnections: 50, prepare: false })
+  ? await connect(pooler.url, { maxConnections: 50, acquireTimeoutMs: 60_000, prepare: false })
   : undefined
 afterAll(async () => {
   await pool?.close()
@@ -225,7 +225,7 @@ describe.skipIf(!url)('a reservation', () => {
     const scope = await budgeted(db, { limitNanos: 10n })
     const child = fork(fileURLToPath(new URL('../support/reserve-child.ts', import.meta.url)), {
       execArgv: ['--import', 'tsx'],
-      env: { ...process.env, RESERVE: JSON.stringify({ url, scope, leaseMs: 1_500 }) },
+      env: { ...process.env, RESERVE: JSON.stringify({ url, scope, leaseMs: 4_000 }) },
     })
     const [message] = await once(child, 'message')
     child.kill('SIGKILL')

@@ -1,5 +1,3 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import { describe, expect } from 'vitest'
@@ -24,7 +22,8 @@ import { asService, inTenant, type Scope } from '../../src/tenant.ts'
 import { makeModelPrice } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { makeChunk, makeSpace } from '../../src/testing/search.ts'
-import { root, test, url } from '../support/own-database.ts'
+import { runChild } from '../support/child.ts'
+import { owner, root, test, url } from '../support/own-database.ts'
 
 const DIMENSIONS = 32
 const identity = { provider: 'plinth', model: `hashing-${DIMENSIONS}`, dimensions: DIMENSIONS }
@@ -535,16 +534,15 @@ describe.skipIf(!url)('several workers', () => {
     const space = await createSpace(root, name)
     const scope = await makeScope(root)
     await index(root, scope, space, manyTexts)
-    const child: ChildProcess = spawn(
-      process.execPath,
-      ['--import', 'tsx', 'test/support/fill-child.ts', url ?? '', space.id],
-      { stdio: ['ignore', 'pipe', 'inherit'] },
-    )
-    await once(child.stdout as NonNullable<typeof child.stdout>, 'data')
-    const ended = once(child, 'exit')
-    await pause(300)
-    child.kill('SIGKILL')
-    await ended
+    const child = runChild('fill-child', [url ?? '', space.id])
+    // Two at a time: two batches are done by then, and one at least is with the model.
+    await child.said('call 4')
+    child.signal('SIGKILL')
+    await child.ended()
+    // What it has sent is done or undone.
+    const busy = sql`select pid from pg_stat_activity
+      where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()`
+    await expect.poll(() => rowsOf(owner, busy)).toEqual([])
     const before = await spaceCoverage(root, space.id)
     expect(before.embedded).toBeGreaterThan(0)
     expect(before.pending).toBeGreaterThan(0)

@@ -9,6 +9,7 @@ import { listActivity, recordActivity } from '../../src/queries/activity.ts'
 import {
   type Claim,
   checkClaim,
+  type Idempotent,
   type IdempotentlyOptions,
   idempotently,
 } from '../../src/queries/idempotency.ts'
@@ -228,17 +229,15 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 describe('a holder', () => {
   test('that is at work keeps the key for longer than its lease', async () => {
     const tenancy = { db: root, ...(await makeScope(root)) }
-    const options = keyed({ leaseMs: 1_000 })
-    let enter = () => {}
-    const entered = new Promise<void>((resolve) => {
-      enter = resolve
+    const options = keyed({ leaseMs: 1_500 })
+    let first: Promise<Idempotent<boolean>> | undefined
+    await new Promise<void>((isHeld) => {
+      first = idempotently(tenancy, options, async ({ signal }) => {
+        isHeld()
+        await pause(3_000)
+        return signal.aborted
+      })
     })
-    const first = idempotently(tenancy, options, async ({ signal }) => {
-      enter()
-      await pause(2_500)
-      return signal.aborted
-    })
-    await entered
     const second = idempotently(tenancy, { ...options, waitMs: 10_000 }, async () => 'second')
     expect(await first).toEqual({ value: false, replayed: false })
     expect(await second).toEqual({ value: false, replayed: true })
@@ -246,7 +245,7 @@ describe('a holder', () => {
 
   test('that is too slow loses the key, and cannot complete it', async () => {
     const tenancy = { db: root, ...(await makeScope(root)) }
-    const options = keyed({ leaseMs: 300 })
+    const options = keyed({ leaseMs: 1_500 })
     const slow = idempotently(tenancy, options, async ({ signal, id, key }) => {
       await age(options.key, 'lease')
       expect(await idempotently(tenancy, options, async ({ attempts }) => attempts)).toEqual({
@@ -329,7 +328,7 @@ describe.skipIf(!url)('among sessions', () => {
     Promise.all(Array.from({ length: 20 }, () => rowsOf(db, sql`select pg_sleep(0.1)`)))
 
   test('200 calls at once have one effect, and 199 its answer', async () => {
-    const db = await connect(url ?? '', { maxConnections: 20 })
+    const db = await connect(url ?? '', { maxConnections: 20, acquireTimeoutMs: 60_000 })
     await warm(db)
     const [scope, other] = [await makeScope(db), await makeScope(db)]
     const options = keyed({ waitMs: 30_000 })
@@ -351,7 +350,7 @@ describe.skipIf(!url)('among sessions', () => {
   }, 60_000)
 
   test('also when each is in a transaction of its own', async () => {
-    const db = await connect(url ?? '', { maxConnections: 20 })
+    const db = await connect(url ?? '', { maxConnections: 20, acquireTimeoutMs: 60_000 })
     await warm(db)
     const scope = await makeScope(db)
     const options = keyed({ waitMs: 30_000 })
@@ -392,7 +391,7 @@ describe.skipIf(!url)('among sessions', () => {
 
   test('what was done is stored as soon as the database is back', async () => {
     const proxy = await openProxy(url ?? '')
-    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 500 })
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 2_000 })
     const scope = await makeScope(root)
     const options = keyed({ leaseMs: 10_000 })
     let returned: Promise<void> | undefined
@@ -427,7 +426,7 @@ describe.skipIf(!url)('among sessions', () => {
 
   test('a database that is away for longer than the lease is an error', async () => {
     const proxy = await openProxy(url ?? '')
-    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 200 })
+    const db = await connect(proxy.url, { maxConnections: 2, connectTimeoutMs: 2_000 })
     const scope = await makeScope(root)
     const failed = idempotently({ db, ...scope }, keyed({ leaseMs: 500 }), async () => {
       proxy.refuse()
@@ -439,10 +438,10 @@ describe.skipIf(!url)('among sessions', () => {
   }, 30_000)
 
   test('a completed key never goes back, whoever claims, extends, completes and releases', async () => {
-    const db = await connect(url ?? '', { maxConnections: 10 })
+    const db = await connect(url ?? '', { maxConnections: 10, acquireTimeoutMs: 60_000 })
     const scope = await makeScope(db)
     const tenancy = { db, ...scope }
-    const options = keyed({ leaseMs: 100, waitMs: 20_000 })
+    const options = keyed({ leaseMs: 500, waitMs: 20_000 })
     // Holders whose leases are cut short time and again, all at once.
     const claims: Claim[] = []
     const answers = await Promise.all(
@@ -450,7 +449,7 @@ describe.skipIf(!url)('among sessions', () => {
         idempotently(tenancy, options, async (claim) => {
           claims.push(claim)
           if (claims.length < 5) await age(options.key, 'lease')
-          await pause(at % 3 === 0 ? 150 : 20)
+          await pause(at % 3 === 0 ? 700 : 20)
           if (at % 4 === 0) throw new RangeError('of the work')
           return claim.id
         }).then(

@@ -75,9 +75,9 @@ describe.each(Object.entries(places))('in %s', (_, enter) => {
     await enter(db, async (place) => {
       const name = uuidV7()
       const first = held(await acquireLock(place, { name }))
-      await extendLock(place, first, { leaseMs: 600 })
+      await extendLock(place, first, { leaseMs: 1_000 })
       expect(await acquireLock(place, { name })).toBeUndefined()
-      await pause(650)
+      await pause(1_020)
       await expect(extendLock(place, first)).rejects.toThrow(LockLostError)
       const second = held(await acquireLock(place, { name }))
       expect(second.token).toBeGreaterThan(first.token)
@@ -106,9 +106,10 @@ describe('checkLock', () => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       const name = uuidV7()
-      const first = held(await acquireLock(tenant, { name, leaseMs: 600 }))
+      const first = held(await acquireLock(tenant, { name }))
       await checkLock(tenant, first)
-      await pause(650)
+      await extendLock(tenant, first, { leaseMs: 100 })
+      await pause(120)
       // Although nobody has acquired it yet.
       await expect(checkLock(tenant, first)).rejects.toThrow(LockLostError)
       const second = held(await acquireLock(tenant, { name }))
@@ -207,8 +208,8 @@ test('bad arguments are refused before any SQL', async ({ db }) => {
 describe('a holder at work', () => {
   test('keeps the lock for longer than its lease', async () => {
     const name = uuidV7()
-    await withLock(root, { name, leaseMs: 1_000 }, async ({ signal }) => {
-      const end = performance.now() + 2_500
+    await withLock(root, { name, leaseMs: 1_500 }, async ({ signal }) => {
+      const end = performance.now() + 3_000
       while (performance.now() < end) {
         expect(await acquireLock(root, { name })).toBeUndefined()
         await pause(50)
@@ -237,16 +238,14 @@ describe('a holder at work', () => {
   test('whoever waits gets it next', async () => {
     const name = uuidV7()
     const order: string[] = []
-    let enter = () => {}
-    const entered = new Promise<void>((resolve) => {
-      enter = resolve
+    let first = Promise.resolve()
+    await new Promise<void>((isHeld) => {
+      first = withLock(root, { name }, async () => {
+        isHeld()
+        await pause(150)
+        order.push('first')
+      })
     })
-    const first = withLock(root, { name }, async () => {
-      enter()
-      await pause(150)
-      order.push('first')
-    })
-    await entered
     await withLock(root, { name, waitMs: 5_000 }, async () => order.push('second'))
     await first
     expect(order).toEqual(['first', 'second'])
@@ -257,7 +256,7 @@ describe('a holder at work', () => {
 })
 
 describe.skipIf(!url)('among sessions', () => {
-  const open = () => connect(url ?? '', { maxConnections: 10 })
+  const open = () => connect(url ?? '', { maxConnections: 10, acquireTimeoutMs: 60_000 })
 
   test('a hundred increments that are read, decided and written lose none', async () => {
     const db = await open()
@@ -302,10 +301,10 @@ describe.skipIf(!url)('among sessions', () => {
   test('a checked transaction keeps the next holder out, and the lease is extended beside it', async () => {
     const db = await open()
     const name = uuidV7()
-    await withLock(db, { name, leaseMs: 1_000 }, async (lock) => {
+    await withLock(db, { name, leaseMs: 1_500 }, async (lock) => {
       await db.transaction(async (tx) => {
         await checkLock(tx, lock)
-        await pause(1_500)
+        await pause(3_000)
         // The heart has beaten, past the row that is locked.
         expect(lock.signal.aborted).toBe(false)
         await checkLock(tx, lock)
@@ -356,7 +355,7 @@ describe.skipIf(!url)('among sessions', () => {
     const child = runChild('guard-child', args)
     await child.said('checked')
     child.signal('SIGSTOP')
-    const end = performance.now() + 1_500
+    const end = performance.now() + 3_000
     while (performance.now() < end) {
       expect(await acquireLock({ db: root, ...scope }, { name })).toBeUndefined()
     }

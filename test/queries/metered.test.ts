@@ -22,7 +22,7 @@ import { openProxy } from '../support/proxy.ts'
 
 const options: MeteredOptions = { provider: 'test', model: 'test-model', amountNanos: 10n }
 
-const pool = url ? await connect(url, { maxConnections: 20 }) : undefined
+const pool = url ? await connect(url, { maxConnections: 20, acquireTimeoutMs: 60_000 }) : undefined
 afterAll(() => pool?.close())
 
 async function makeSpender(db: Tenancy['db'], limitNanos = 10n): Promise<Tenancy & Scope> {
@@ -223,8 +223,8 @@ describe.skipIf(!url)('metered on a server', () => {
 
   test('holds what a call that takes long has reserved, for as long as it takes', async () => {
     const spender = await makeSpender(of(pool))
-    await metered(spender, { ...options, leaseMs: 1_000 }, async ({ report, signal }) => {
-      await pause(2_500)
+    await metered(spender, { ...options, leaseMs: 1_500 }, async ({ report, signal }) => {
+      await pause(3_000)
       await inTenant(spender.db, spender, (tenant) => expireReservations(tenant))
       expect(signal.aborted).toBe(false)
       expect(await statusOf(spender)).toEqual([0n, 10n])
@@ -234,7 +234,7 @@ describe.skipIf(!url)('metered on a server', () => {
   })
 
   test('is not made again under its key if the ledger does not take it, and settled then', async () => {
-    const hurried = await connect(url ?? '', { statementTimeoutMs: 1_000 })
+    const hurried = await connect(url ?? '', { statementTimeoutMs: 1_500 })
     let give = () => {}
     const given = new Promise<void>((resolve) => {
       give = resolve

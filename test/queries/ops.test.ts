@@ -23,7 +23,8 @@ import {
   makeRateLimit,
   makeTenantLock,
 } from '../../src/testing/ops.ts'
-import { owner, root, test } from '../support/database.ts'
+// All that is old in the table is deleted: with a database of its own, it is this file's.
+import { owner, root, test } from '../support/own-database.ts'
 
 const PAST = sql`now() - interval '2 days'`
 

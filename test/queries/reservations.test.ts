@@ -429,11 +429,11 @@ describe('a lease', () => {
     const scope = await makeScope(db)
     await inTenant(db, scope, async (tenant) => {
       await makeBudget(tenant, { limitNanos: 10n })
-      const late = await hold(tenant, { leaseMs: 600 })
+      const late = await hold(tenant, { leaseMs: 1_000 })
       expect(await reserve(tenant, { ...call, amountNanos: 10n })).toMatchObject({
         ...{ granted: false, freesUpAt: late.leasedUntil },
       })
-      await setTimeout(650)
+      await setTimeout(1_020)
       const next = await hold(tenant)
 
       expect(await getReservation(tenant, late.id)).toMatchObject({ state: 'expired' })
@@ -450,7 +450,7 @@ describe('a lease', () => {
     await inTenant(db, scope, async (tenant) => {
       await makeBudget(tenant)
       const swept = await hold(tenant, { leaseMs: 100 })
-      const extended = await hold(tenant, { leaseMs: 600 })
+      const extended = await hold(tenant, { leaseMs: 5_000 })
       const until = await extendReservation(tenant, { id: extended.id, leaseMs: 60_000 })
       expect(until.getTime()).toBeGreaterThan(extended.leasedUntil.getTime() + 50_000)
       expect(await extendReservation(tenant, { id: extended.id, leaseMs: 100 })).toEqual(until)

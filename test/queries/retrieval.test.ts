@@ -70,14 +70,15 @@ interface Fused {
 
 /**
  * Reciprocal rank fusion of two ranked lists, as Cormack et al. 2009 define it, over plain arrays. Only the
- * rank of a text is Postgres's own.
+ * rank of a text is Postgres's own. Undefined where two are nearly as far: whose turn it is then depends on how
+ * sums are rounded.
  */
 async function fuseByHand(
   db: Database,
   visible: readonly Item[],
   stored: ReadonlyMap<string, number[]>,
   { query, embedding, limit, weights, types, since }: Ask,
-): Promise<Fused[]> {
+): Promise<Fused[] | undefined> {
   const passing = visible.filter(
     ({ type, year }) =>
       (types === undefined || types.includes(type)) && (since === undefined || year >= since),
@@ -91,10 +92,17 @@ async function fuseByHand(
   const near = passing
     .flatMap(({ id }) => {
       const vector = stored.get(id)
-      return vector ? [{ id, distance: 1 - cosine(vector, JSON.parse(asked?.v ?? '')) }] : []
+      return vector
+        ? [{ id, vector, distance: 1 - cosine(vector, JSON.parse(asked?.v ?? '')) }]
+        : []
     })
     .sort((a, b) => a.distance - b.distance)
     .slice(0, pool)
+  const isUnclear = near.some(({ vector, distance }, at) => {
+    const before = near[at - 1]
+    return before && distance - before.distance < 1e-6 && `${vector}` !== `${before.vector}`
+  })
+  if (isUnclear) return
   const texts = JSON.stringify(passing.map(({ id, words }) => ({ id, content: words.join(' ') })))
   const matching = await rowsOf<{ id: string }>(
     db,
@@ -119,7 +127,7 @@ async function fuseByHand(
 
 const WORDS = ['harbour', 'lights', 'invoice', 'garden', 'copper', 'letters', 'winter', 'engine']
 const words = fc.array(fc.constantFrom(...WORDS), { minLength: 1, maxLength: 6 })
-/** Of seeds, so that no two are nearly as far: whose turn it is then depends on how sums are rounded. */
+/** Of seeds, so that two are seldom nearly as far. */
 const vector = fc.integer({ min: 1, max: 1e6 }).map((seed) => unitVector(seed, DIMENSIONS))
 const item = fc.record({
   words,
@@ -188,6 +196,7 @@ describe('a hybrid search', () => {
               })
               // Misspelt words are another matter: here each is right, or matches nothing.
               const byHand = await fuseByHand(tenant.db, visible, stored, one)
+              if (!byHand) continue
               if (byHand.some(({ textRank }) => textRank !== null)) {
                 answers += byHand.length
                 expect(

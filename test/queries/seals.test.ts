@@ -427,8 +427,8 @@ describe.skipIf(!url)('with writers and sealers beside each other', () => {
     const { organizationId } = scope
     await inTenant(root, scope, enableActivitySeals)
     const [writers, sealers] = [
-      await connect(url, { maxConnections: 50 }),
-      await connect(url, { maxConnections: 8 }),
+      await connect(url, { maxConnections: 50, acquireTimeoutMs: 60_000 }),
+      await connect(url, { maxConnections: 8, acquireTimeoutMs: 60_000 }),
     ]
     try {
       let isOver = false

@@ -272,11 +272,13 @@ describe('indexSource', () => {
   test.skipIf(!url)('makes a removal wait for it, so that no chunk loses its vector', async () => {
     const scope = await makeScope(root)
     const space = await makeSpace(root, { provider: 'slow', model: 'slow', dimensions: 2 })
+    let noteCall = () => {}
     const model: EmbeddingModel = {
       ...{ specificationVersion: 'v2', provider: 'slow', modelId: 'slow' },
       maxEmbeddingsPerCall: 1,
       doEmbed: async ({ values }) => {
-        await pause(100)
+        noteCall()
+        await pause(200)
         return { embeddings: values.map(({ length }) => [length, 1]) }
       },
     }
@@ -286,8 +288,11 @@ describe('indexSource', () => {
       )
     await index('alpha', 'beta')
 
+    const called = new Promise<void>((resolve) => {
+      noteCall = resolve
+    })
     const indexing = index('alpha', 'beta', 'gamma')
-    await pause(50)
+    await called
     const removed = await inTenant(root, scope, (tenant) => removeSource(tenant, source))
 
     expect([(await indexing).chunks, removed]).toEqual([3, 3])

@@ -18,8 +18,13 @@ import { openProxy } from '../support/proxy.ts'
 import { makeScratch } from '../support/scratch.ts'
 import { makeNamespaceIn, STORES } from '../support/stores.ts'
 
+/** Nothing is said of how fast an engine is. */
+const timeoutMs = 60_000
+
 const WORDS = ['alpha', 'beta', 'gamma', 'delta']
 const KINDS = ['note', 'page']
+/** Chunks of an organization, of which the last five have the vectors of the first. */
+const COUNT = 60
 
 async function fill(tenant: Tenant, space: Awaited<ReturnType<typeof makeSpace>>, count: number) {
   for (let at = 0; at < count; at += 1) {
@@ -39,7 +44,7 @@ async function fill(tenant: Tenant, space: Awaited<ReturnType<typeof makeSpace>>
 const prepare = async (
   db: Database,
   store: VectorStore,
-  { distance = 'cosine', count = 60 }: { distance?: SpaceDistance; count?: number } = {},
+  { distance = 'cosine', count = COUNT }: { distance?: SpaceDistance; count?: number } = {},
 ) => {
   const space = await makeSpace(db, { distance })
   const namespace = await makeNamespaceIn(db, { space, store })
@@ -60,6 +65,15 @@ const nearly = ({ matches, truncated }: Awaited<ReturnType<typeof search>>) => (
     similarity: similarity === null ? null : expect.closeTo(similarity, 3),
   })),
 })
+
+/** Whether no two of different vectors are nearly as near: who is first then depends on how an engine rounds. */
+const areApart = (matches: Awaited<ReturnType<typeof search>>['matches'], vectors: number) =>
+  matches.every(({ metadata, similarity }, at) => {
+    const before = matches[at - 1]
+    if (!before || Number(metadata.at) % vectors === Number(before.metadata.at) % vectors)
+      return true
+    return Number(before.similarity) - Number(similarity) > 1e-6
+  })
 
 describe.each(Object.entries(STORES))('%s', (kind, makeStore) => {
   const opened = makeStore()
@@ -91,9 +105,11 @@ describe.each(Object.entries(STORES))('%s', (kind, makeStore) => {
             const asked: SearchOptions = { ...rest, space, embedding }
             if (mode && (mode === 'vector' || rest.query)) asked.mode = mode
             await inTenant(db, as, async (tenant) => {
+              const all = await search(tenant, { space, embedding, limit: 200 })
+              if (!areApart(all.matches, COUNT - 5)) return
               const expected = await search(tenant, asked)
               const { servedBy, reason, ...found } = await searchPlaced(tenant, {
-                ...{ ...asked, store, namespace, timeoutMs: 60_000 },
+                ...{ ...asked, store, namespace, timeoutMs },
               })
               expect([servedBy, reason]).toEqual(['store', undefined])
               expect(found).toEqual(nearly(expected))
@@ -123,7 +139,7 @@ describe('a search of a placed namespace', () => {
     await inTenant(db, scope, async (tenant) => {
       const embedding = unitVector(3, space.dimensions)
       const { matches, explain, servedBy } = await searchPlaced(tenant, {
-        ...{ store: counting, namespace, space, embedding },
+        ...{ store: counting, namespace, space, embedding, timeoutMs },
         ...{ limit: 5, sourceTypes: ['page'], record: true, explain: true },
       })
 
@@ -175,7 +191,7 @@ describe('a search of a placed namespace', () => {
       await makeEmbedding(tenant, { space, embedding })
       const asked = { space, embedding, limit: 50 }
       const { servedBy, reason, ...found } = await searchPlaced(tenant, {
-        ...{ ...asked, store, namespace },
+        ...{ ...asked, store, namespace, timeoutMs },
       })
 
       expect([servedBy, reason]).toEqual(['database', expect.stringContaining('fewer vectors')])
@@ -190,10 +206,7 @@ describe('a search of a placed namespace', () => {
     await inTenant(db, scope, async (tenant) => {
       await rowsOf(tenant.db, sql`delete from search.chunks where metadata ->> 'at' <> '3'`)
       const { matches, servedBy } = await searchPlaced(tenant, {
-        space,
-        embedding,
-        store,
-        namespace,
+        ...{ space, embedding, store, namespace, timeoutMs },
       })
       expect(matches.map(({ metadata }) => metadata)).toEqual([{ at: 3 }])
       expect(servedBy).toBe('store')
@@ -206,7 +219,7 @@ describe('a search of a placed namespace', () => {
     const embedding = unitVector(3, space.dimensions)
     for (let time = 0; time < 3; time += 1) {
       await inTenant(db, scope, (tenant) =>
-        searchPlaced(tenant, { space, embedding, store, namespace }),
+        searchPlaced(tenant, { space, embedding, store, namespace, timeoutMs }),
       )
     }
     const { queries, lastUsedAt } = await getNamespace(db, namespace.id)
@@ -239,12 +252,12 @@ describe.skipIf(!adminUrl)('a second server', () => {
   test('may go away in the middle, and is found again', async ({ db }) => {
     const { url } = await makeScratch()
     const proxy = await openProxy(url)
-    const store = pgvectorStore({ url: proxy.url, timeoutMs: 1_000 })
+    const store = pgvectorStore({ url: proxy.url, timeoutMs: 3_000 })
     const { space, namespace, scope } = await prepare(db, store, { count: 12 })
     const embedding = unitVector(3, space.dimensions)
     const servedBy = () =>
       inTenant(db, scope, async (tenant) => {
-        const found = await searchPlaced(tenant, { space, embedding, store, namespace })
+        const found = await searchPlaced(tenant, { space, embedding, store, namespace, timeoutMs })
         expect(found.matches).toHaveLength(10)
         return found.servedBy
       })

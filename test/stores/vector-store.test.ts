@@ -240,7 +240,7 @@ describe.skipIf(!adminUrl)('pgvector by url', () => {
   test('is unavailable while the server is, and goes on after', async () => {
     const { url } = await makeScratch()
     const proxy = await openProxy(url)
-    const store = pgvectorStore({ url: proxy.url, timeoutMs: 1_000 })
+    const store = pgvectorStore({ url: proxy.url })
     const namespace = freshName()
     await store.ensureNamespace({ namespace, dimensions: 8, distance: 'cosine' })
     const query = { organizationId: uuidV7(), vector: unitVector(1, 8), limit: 5 }
@@ -257,14 +257,14 @@ describe.skipIf(!adminUrl)('pgvector by url', () => {
   test('gives up on a server that does not answer', async () => {
     const { url } = await makeScratch()
     const proxy = await openProxy(url)
-    const store = pgvectorStore({ url: proxy.url, timeoutMs: 300 })
+    const store = pgvectorStore({ url: proxy.url, timeoutMs: 2_000 })
     const namespace = freshName()
     await store.ensureNamespace({ namespace, dimensions: 8, distance: 'cosine' })
 
     proxy.stall()
     const started = performance.now()
     await expect(store.describe(namespace)).rejects.toMatchObject({ kind: 'timeout' })
-    expect(performance.now() - started).toBeLessThan(1_500)
+    expect(performance.now() - started).toBeLessThan(6_000)
     await proxy.close()
     await store.close()
   })

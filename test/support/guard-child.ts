@@ -12,10 +12,10 @@ const db = await connect(url, { maxConnections: 4, prepare: !process.env.UNPREPA
 const scope = { organizationId, userId }
 const tenancy = { db, ...scope }
 const say = (text: string) => process.stdout.write(`${text}\n`)
-const leaseMs = 600
+const leaseMs = 2_000
 
 /** Long enough to be stopped in, and short of a lease. */
-const nap = () => pause(300)
+const nap = () => pause(1_000)
 
 const write = (check: (tenant: Tenant) => Promise<void>, napWithin: boolean) =>
   inTenant(db, scope, async (tenant) => {

@@ -27,11 +27,12 @@ export default async function setup(project: TestProject): Promise<(() => Promis
   admin.pathname = `/${database}`
   const db = await connect(admin.href)
   await migrate(db)
-  // The months that tests ask for, so that none makes them: to attach one waits for all who have made an
-  // organization, and holds up all who make one, until the test ends.
-  for (const months of ["'2026-01-01', '2026-12-01'", "now() - interval '40 days', now()"]) {
-    await db.execute(`select partitions.create_months('costs', 'usage_events', ${months})`)
-  }
+  // Made here, the months that tests record calls in are there for all: a test that made one would lock organizations
+  // until its end, and wait for another one that has written some and waits for it.
+  await db.execute(
+    `select partitions.create_months('costs', 'usage_events',
+      least('2026-01-01', now() - interval '40 days'), greatest('2026-12-01', now()))`,
+  )
   await db.close()
 
   const { server_version_num: version = '0' } = (await sql`show server_version_num`)[0] ?? {}
