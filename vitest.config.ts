@@ -4,6 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/support/setup.ts'],
+    setupFiles: ['test/support/random.ts'],
     // To open a PGlite and migrate it takes seconds, more while the other core is busy.
     testTimeout: 60_000,
     hookTimeout: 120_000,

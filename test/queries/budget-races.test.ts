@@ -31,6 +31,7 @@ import { makeBudget, makeReservation } from '../../src/testing/costs.ts'
 import { joinScope, makeScope } from '../../src/testing/factories.ts'
 import { adminUrl, owner, url } from '../support/own-database.ts'
 import { makePgbouncer } from '../support/pgbouncer.ts'
+import { random } from '../support/random.ts'
 
 // PGlite has one session: nothing of this could go wrong on it. On the server the file has a database of its own,
 // since it ends sessions.
@@ -50,17 +51,6 @@ afterAll(async () => {
 const of = (connection: Connection | undefined): Connection => {
   if (!connection) throw new Error('no server')
   return connection
-}
-
-/** A whole number below `below`, the same for a seed (mulberry32). */
-function random(seed: number) {
-  let state = seed
-  return (below: number) => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
 }
 
 const budgeted = async (db: Connection, budget: Partial<CreateBudgetOptions>): Promise<Scope> => {
@@ -516,7 +506,8 @@ describe.skipIf(!adminUrl)('under load', () => {
     })
     expect(await inTenant(db, scope, (tenant) => listBudgetAlerts(tenant))).toEqual([])
     const told: number[] = []
-    await drainBudgetAlerts(db, async (alerts) => {
+    await drainBudgetAlerts(db, async (alerts, { organizationId }) => {
+      if (organizationId !== scope.organizationId) return
       told.push(...alerts.map(({ threshold }) => threshold))
       await inTenant(db, scope, async (other) => {
         await other.db.execute(sql`set local lock_timeout = '5s'`)

@@ -21,6 +21,7 @@ import {
 import { asService, inTenant, type Scope, type Tenant } from '../../src/tenant.ts'
 import { joinScope, makeScope, makeUser } from '../../src/testing/factories.ts'
 import { root, test, url } from '../support/database.ts'
+import { random } from '../support/random.ts'
 
 // Of eight sessions that change who owns one organization at once. Servers only: PGlite has one session.
 const SESSIONS = 8
@@ -28,15 +29,6 @@ const ROUNDS = 30
 const pool = url ? await connect(url, { maxConnections: SESSIONS }) : undefined
 const db: Database = pool ?? root
 afterAll(() => pool?.close())
-
-/** Repeatable numbers from 0 to `below`. */
-function dice(seed: number) {
-  let state = (seed * 2_654_435_761 + 1) >>> 0
-  return (below: number) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return Math.floor((state / 2 ** 32) * below)
-  }
-}
 
 const ownersOf = async (organizationId: string) => {
   const members = await asService(root, organizationId, (tenant) => listMembers(tenant))
@@ -79,7 +71,7 @@ describe.skipIf(!url)('an organization keeps an owner who can enter', () => {
   test('whatever eight sessions change at once, in whatever order', async () => {
     const outcomes: Record<string, number> = {}
     for (let round = 0; round < ROUNDS; round += 1) {
-      const roll = dice(round)
+      const roll = random(round)
       const scope = await makeScope(root)
       const joined: Scope[] = []
       for (const role of ['owner', 'owner', 'admin', 'member'] as const) {

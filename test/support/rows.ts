@@ -3,6 +3,7 @@ import { type SQL, sql } from 'drizzle-orm'
 import { type Database, rowsOf } from '../../src/database.ts'
 import { PlinthError } from '../../src/errors.ts'
 import { uuidV7 } from '../../src/schema/columns.ts'
+import { random } from './random.ts'
 
 /** A relation of the database, as the catalog has it. */
 export interface Relation {
@@ -212,6 +213,7 @@ export interface MadeRow {
 }
 
 const ATTEMPTS = 200
+const pick = random()
 
 /**
  * Inserts one valid row into any table, by what the catalog says of it: types, enums, keys, checks. The
@@ -225,7 +227,7 @@ export async function makeRow(db: Database, table: Relation, maker: Maker): Prom
     for (const column of described.columns) {
       if (!names.includes(column.name)) continue
       const all = [...candidates(column, maker), ...extra.filter((text) => fits(column.type, text))]
-      const at = attempt === 0 ? 0 : Math.floor(Math.random() * all.length)
+      const at = attempt === 0 ? 0 : pick(all.length)
       chosen[column.name] = all[at] ?? null
     }
     for (const reference of described.references) {
